@@ -1,0 +1,226 @@
+"""Fitting by gradient descent: a jitted block of scanned steps, its state a frozen pytree.
+
+The same loop fits free Gaussians and fine-tunes quantized ones: `forward(params, carry, context)`
+says which Gaussians the parameters stand for. Tile lists are kept over several steps, with a margin
+by which the Gaussians may move; a step whose Gaussians left it bins anew before it renders. A block
+whose lists outgrew their room is run again from its start with more, so no Gaussian is ever dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from cgvq_jax.losses import Loss, l2
+from cgvq_jax.rasterize.api import validate
+from cgvq_jax.rasterize.tiles import bin_gaussians, initial_capacity, is_stale, round_capacity
+from cgvq_jax.rasterize.xla import rasterize_binned
+from cgvq_jax.types import Gaussians
+
+BLOCK_STEPS = 50  # steps a block: how often progress is shown and a state can be saved
+
+
+class Forward(NamedTuple):
+  """The Gaussians that a step renders, the carry for the next step, and a loss of their own."""
+
+  gaussians: Gaussians
+  carry: Any
+  penalty: Float[Array, '']
+
+
+ForwardFn = Callable[[Any, Any, Any], Forward]
+
+
+def free(params: Gaussians, carry: Any, context: Any) -> Forward:
+  """Unquantized: the parameters are the Gaussians."""
+  del context
+  return Forward(params, carry, jnp.zeros(()))
+
+
+@struct.dataclass
+class FitState:
+  """Everything a step reads and writes; saved and restored as it is."""
+
+  params: Any  # Gaussians, or what `forward` makes Gaussians of
+  carry: Any  # state without gradient: moving averages of codebooks
+  optimizer: optax.OptState
+  step: Int[Array, '']  # steps done
+
+
+class Progress(NamedTuple):
+  """What a caller learns after each block."""
+
+  step: int
+  loss: float  # of the block's last step
+  psnr: float  # of the clamped render after the block, dB
+
+
+class FitError(RuntimeError):
+  """The fit cannot go on: a value that is not finite, with the step and the attribute."""
+
+
+@lru_cache
+def adam(
+  rates: Any = None,
+  steps: int = 1000,
+  *,
+  b2: float = 0.99,
+  final: float = 0.01,
+  preconditioner: Callable[[], optax.GradientTransformation] | None = None,
+) -> optax.GradientTransformation:
+  """Adam with one learning rate an attribute and a cosine decay to `final` of it over `steps`.
+
+  `rates` is a prefix of the parameters' tree (default: RATES); eight times the usual rates, with a
+  short second-moment memory, fit several times faster. `preconditioner` replaces Adam's scaling
+  (`optax.scale_by_adan` for Adan). Cached, so that equal arguments compile once.
+  """
+  rates = RATES if rates is None else rates
+  scaling = preconditioner() if preconditioner else optax.scale_by_adam(b2=b2, eps=1e-15)
+
+  def per_attribute(updates, params):
+    del params
+    return jax.tree.map(
+      lambda rate, subtree: jax.tree.map(lambda u: rate * u, subtree), rates, updates
+    )
+
+  schedule = optax.cosine_decay_schedule(-1.0, steps, alpha=final)
+  return optax.chain(scaling, optax.stateless(per_attribute), optax.scale_by_schedule(schedule))
+
+
+# Learning rates: px, log px, radians, colour.
+RATES = Gaussians(mean_xy=0.8, log_scale=0.16, rotation=0.16, color=0.04)
+
+
+def initial_state(params: Any, carry: Any, optimizer: optax.GradientTransformation) -> FitState:
+  """The state before the first step."""
+  return FitState(params, carry, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+
+def margin(gaussians: Gaussians) -> Float[Array, 'N']:
+  """How far (px) an ellipse may drift before its tile lists are made anew: wider lists evaluate
+  more pairs, narrower ones are made more often. Large Gaussians also grow by larger steps."""
+  return 1.0 + 0.5 * jnp.exp(jnp.max(gaussians.log_scale, axis=-1))
+
+
+def _nonfinite(tree: Any) -> Any:
+  return jax.tree.map(lambda leaf: ~jnp.all(jnp.isfinite(leaf)), tree)
+
+
+@partial(jax.jit, static_argnames=('forward', 'loss', 'optimizer', 'steps', 'capacity'))
+def _run_block(state, context, target, *, forward, loss, optimizer, steps, capacity):
+  height, width, _ = target.shape
+
+  def make_bins(gaussians):
+    return bin_gaussians(gaussians, height, width, capacity, margin(gaussians))
+
+  def step(carried, _):
+    state, bins, most_pairs = carried
+    (gaussians, penalty), pullback, carry = jax.vjp(
+      lambda params: (lambda f: ((f.gaussians, f.penalty), f.carry))(
+        forward(params, state.carry, context)
+      ),
+      state.params,
+      has_aux=True,
+    )
+    bins = lax.cond(is_stale(gaussians, bins), make_bins, lambda _: bins, gaussians)
+
+    def objective(gaussians):
+      return loss(rasterize_binned(gaussians, bins, height, width), target)
+
+    value, gradient = jax.value_and_grad(objective)(gaussians)
+    (gradient,) = pullback((gradient, jnp.ones_like(penalty)))
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    state = FitState(params, carry, optimizer_state, state.step + 1)
+    most_pairs = jnp.maximum(most_pairs, bins.num_pairs)
+    return (state, bins, most_pairs), (value + penalty, _nonfinite(gradient))
+
+  gaussians = forward(state.params, state.carry, context).gaussians
+  bins = make_bins(gaussians)
+  carried = state, bins, bins.num_pairs
+  (state, _, most_pairs), (losses, bad) = lax.scan(step, carried, length=steps)
+  gaussians = forward(state.params, state.carry, context).gaussians
+  bins = bin_gaussians(gaussians, height, width, capacity)
+  image = jnp.clip(rasterize_binned(gaussians, bins, height, width), 0.0, 1.0)
+  psnr = -10 * jnp.log10(jnp.mean((image - target) ** 2))
+  return state, losses, bad, psnr, jnp.maximum(most_pairs, bins.num_pairs)
+
+
+def _raise_if_not_finite(losses, bad, first_step: int) -> None:
+  """Names the first step and the attributes whose gradient was not finite."""
+  leaves = jax.tree_util.tree_leaves_with_path(bad)
+  flags = jnp.stack([flag for _, flag in leaves], axis=-1) | ~jnp.isfinite(losses)[:, None]
+  if not bool(jnp.any(flags)):
+    return
+  at = int(jnp.argmax(jnp.any(flags, axis=-1)))
+  names = [jax.tree_util.keystr(path).lstrip('.') for path, flag in leaves if bool(flag[at])]
+  where = ', '.join(names) if names else 'the loss'
+  raise FitError(f'not finite at step {first_step + at}: gradient of {where}')
+
+
+def run(
+  state: FitState,
+  target: Float[Array, 'H W C'],
+  *,
+  steps: int,
+  optimizer: optax.GradientTransformation,
+  loss: Loss = l2,
+  forward: ForwardFn = free,
+  context: Any = None,
+  on_block: Callable[[FitState, Progress], None] | None = None,
+) -> FitState:
+  """Goes on from `state` until `steps` steps are done; calls `on_block` after every block.
+
+  Blocks start at multiples of BLOCK_STEPS and bin at their start, so a run that was stopped after
+  a block and goes on from its state gives the very same result. Raises FitError on NaN.
+  """
+  target = jnp.asarray(target, jnp.float32)
+  gaussians = jax.eval_shape(forward, state.params, state.carry, context).gaussians
+  height, width, _ = target.shape
+  validate(gaussians, height, width)
+  capacity = initial_capacity(gaussians.num_gaussians, height, width)
+  done = int(state.step)
+  while done < steps:
+    block = min(BLOCK_STEPS, steps - done)
+    after, losses, bad, psnr, pairs = _run_block(
+      state,
+      context,
+      target,
+      forward=forward,
+      loss=loss,
+      optimizer=optimizer,
+      steps=block,
+      capacity=capacity,
+    )
+    _raise_if_not_finite(losses, bad, done)
+    if int(pairs) > capacity:
+      capacity = round_capacity(int(1.1 * int(pairs)))
+      continue  # from the block's start, with more room
+    state, done = after, done + block
+    if on_block:
+      on_block(state, Progress(done, float(losses[-1]), float(psnr)))
+  return state
+
+
+def fit(
+  gaussians: Gaussians,
+  target: Float[Array, 'H W C'],
+  *,
+  steps: int = 1000,
+  loss: Loss = l2,
+  optimizer: optax.GradientTransformation | None = None,
+  on_block: Callable[[FitState, Progress], None] | None = None,
+) -> Gaussians:
+  """Fits free Gaussians to an image in 0..1, [H, W, C]; raises FitError, ValueError."""
+  optimizer = optimizer or adam(steps=steps)
+  state = initial_state(gaussians, (), optimizer)
+  state = run(state, target, steps=steps, optimizer=optimizer, loss=loss, on_block=on_block)
+  return state.params

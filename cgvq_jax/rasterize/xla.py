@@ -1,0 +1,203 @@
+"""The blocked rasterizer in plain jax.numpy: CPU and TPU, and the fallback anywhere else.
+
+A block of chunks is evaluated at a time, so that its weights [BLOCK, CHUNK, TILE^2] stay in cache
+and memory is bounded by the block, never by the number of pairs. The loop's bound is the number of
+chunks in use: room to spare in the lists costs nothing. The backward pass is written by hand: it
+recomputes the weights instead of storing them, and needs one small matrix product per chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from cgvq_jax.geometry import CUTOFF, conic, squared_distance
+from cgvq_jax.rasterize.tiles import CHUNK, TILE, Bins, bin_gaussians, grid, initial_capacity
+from cgvq_jax.types import Gaussians
+
+BLOCK = 64  # chunks: 1 MiB of weights, half of it on each of two cores
+
+_PIXELS = TILE * TILE
+# Pixel centres relative to the tile's centre, x fastest.
+_X = np.tile(np.arange(TILE) - (TILE - 1) / 2, TILE).astype(np.float32)
+_Y = np.repeat(np.arange(TILE) - (TILE - 1) / 2, TILE).astype(np.float32)
+_MONOMIALS = np.stack([np.ones_like(_X), _X, _Y, _X * _X, _X * _Y, _Y * _Y])  # [6, TILE^2]
+
+# lists(i) -> Gaussian ids [BLOCK, CHUNK] (N on unused places) and tile ids [BLOCK] of block i.
+Lists = Callable[[Int[Array, '']], tuple[Int[Array, 'B G'], Int[Array, 'B']]]
+
+
+def _binned_lists(bins: Bins, num_gaussians: int, num_tiles: int) -> Lists:
+  place = jnp.arange(CHUNK)
+  pad = -bins.chunk_tile.size % BLOCK
+  chunk_tile = jnp.pad(bins.chunk_tile, (0, pad), constant_values=num_tiles)
+  chunk_start = jnp.pad(bins.chunk_start, (0, pad))
+  chunk_size = jnp.pad(bins.chunk_size, (0, pad))
+
+  def lists(i):
+    start, size, tile = (
+      lax.dynamic_slice(a, (i * BLOCK,), (BLOCK,)) for a in (chunk_start, chunk_size, chunk_tile)
+    )
+    ids = bins.pair_gaussian[start[:, None] + place]
+    return jnp.where(place < size[:, None], ids, num_gaussians), tile
+
+  return lists
+
+
+def _dense_lists(num_gaussians: int, num_tiles: int) -> Lists:
+  """Every Gaussian on every tile, by arithmetic: what remains when the lists overflowed."""
+  per_tile = -(-num_gaussians // CHUNK)
+
+  def lists(i):
+    chunk = i * BLOCK + jnp.arange(BLOCK)
+    ids = (chunk % per_tile)[:, None] * CHUNK + jnp.arange(CHUNK)
+    tile = chunk // per_tile
+    used = (ids < num_gaussians) & (tile < num_tiles)[:, None]
+    return jnp.where(used, ids, num_gaussians), jnp.minimum(tile, num_tiles)
+
+  return lists
+
+
+def _block(table, ids, tile, columns):
+  """Gathers a block: means about their tile's centre, conics, colours and weights."""
+  rows = table[ids]  # [B, G, 5 + C]
+  center = jnp.stack([tile % columns, tile // columns], -1) * TILE + TILE / 2
+  mean = rows[..., :2] - center[:, None, :]
+  precision, color = rows[..., 2:5], rows[..., 5:]
+  q = squared_distance(
+    precision[..., 0, None],
+    precision[..., 1, None],
+    precision[..., 2, None],
+    _X - mean[..., 0, None],
+    _Y - mean[..., 1, None],
+  )
+  weight = jnp.where(q <= CUTOFF, jnp.exp(-q), 0.0)  # [B, G, TILE^2]
+  # Without the barrier XLA fuses the exponential into each of its consumers and repeats it there.
+  return mean, precision, color, lax.optimization_barrier(weight)
+
+
+def _render_tiles(table, lists: Lists, num_blocks, columns: int, num_tiles: int):
+  """Sums each block's chunk images into the tiles [T, C, TILE^2]."""
+  channels = table.shape[-1] - 5
+
+  def body(i, image):
+    ids, tile = lists(i)
+    *_, color, weight = _block(table, ids, tile, columns)
+    # A broadcast sum, not a dot: with an inner size of CHUNK and three outputs it is faster.
+    chunk_image = jnp.sum(weight[:, :, None, :] * color[..., None], axis=1)
+    return image.at[tile].add(chunk_image, mode='drop', indices_are_sorted=True)
+
+  image = jnp.zeros((num_tiles, channels, _PIXELS), jnp.float32)
+  return lax.fori_loop(0, num_blocks, body, image)
+
+
+def _tiles_gradient(table, cotangent, lists: Lists, num_blocks, columns: int):
+  """Gradient [N + 1, 5 + C] of the table, given the tiles' cotangent [T, C, TILE^2].
+
+  With s = (sum_c color_c cotangent_c) w, every gradient is a moment of s over the tile's pixels:
+  d mean = P m1, d P_xx = -m_xx / 2, d P_xy = -m_xy, d P_yy = -m_yy / 2 (P the conic, m about the
+  Gaussian's mean), d color_c = sum_p w cotangent_c. The moments about the tile's centre are linear
+  in the weights: one product [G, TILE^2] x [TILE^2, 6 C] a chunk gives them all.
+  """
+  channels = cotangent.shape[1]
+
+  def body(i, gradient):
+    ids, tile = lists(i)
+    mean, precision, color, weight = _block(table, ids, tile, columns)
+    weighted = cotangent.at[tile].get(mode='clip')[:, :, None, :] * _MONOMIALS
+    moments = jnp.einsum(
+      'bgp,bkp->bgk',
+      weight,
+      weighted.reshape(BLOCK, channels * 6, _PIXELS),
+      precision='highest',
+    ).reshape(BLOCK, CHUNK, channels, 6)
+    s0, sx, sy, sxx, sxy, syy = jnp.moveaxis(jnp.sum(color[..., None] * moments, axis=2), -1, 0)
+    mx, my = mean[..., 0], mean[..., 1]
+    m_x, m_y = sx - mx * s0, sy - my * s0
+    m_xx = sxx - mx * (2 * sx - mx * s0)
+    m_xy = sxy - mx * sy - my * m_x
+    m_yy = syy - my * (2 * sy - my * s0)
+    rows = [
+      precision[..., 0] * m_x + precision[..., 1] * m_y,
+      precision[..., 1] * m_x + precision[..., 2] * m_y,
+      -0.5 * m_xx,
+      -m_xy,
+      -0.5 * m_yy,
+    ]
+    rows = jnp.concatenate([jnp.stack(rows, axis=-1), moments[..., 0]], axis=-1)
+    return gradient.at[ids].add(rows)
+
+  return lax.fori_loop(0, num_blocks, body, jnp.zeros_like(table))
+
+
+def _on_lists(bins: Bins | None, num_gaussians: int, num_tiles: int, run):
+  """Runs `run(lists, num_blocks)` on the binned lists, or on all pairs where there are none."""
+  if bins is None:
+    num_chunks = -(-num_gaussians // CHUNK) * num_tiles
+    return run(_dense_lists(num_gaussians, num_tiles), -(-num_chunks // BLOCK))
+  return run(_binned_lists(bins, num_gaussians, num_tiles), -(-bins.num_chunks // BLOCK))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _tiles(table, bins: Bins | None, columns: int, num_tiles: int):
+  run = partial(_render_tiles, table, columns=columns, num_tiles=num_tiles)
+  return _on_lists(bins, table.shape[0] - 1, num_tiles, run)
+
+
+def _tiles_forward(table, bins, columns, num_tiles):
+  return _tiles(table, bins, columns, num_tiles), (table, bins)
+
+
+def _tiles_backward(columns, num_tiles, saved, cotangent):
+  table, bins = saved
+  run = partial(_tiles_gradient, table, cotangent, columns=columns)
+  return _on_lists(bins, table.shape[0] - 1, num_tiles, run), None
+
+
+_tiles.defvjp(_tiles_forward, _tiles_backward)
+
+
+def _table(gaussians: Gaussians) -> Float[Array, 'N1 D']:
+  """Rows [mean, conic, color] and a last row with weight 0 everywhere, for unused list places."""
+  precision = conic(gaussians.log_scale, gaussians.rotation)
+  rows = jnp.concatenate([gaussians.mean_xy, precision, gaussians.color], axis=-1)
+  # Far away with unit conic: q is about 1e12, finite and beyond the cutoff, on any tile.
+  nobody = jnp.zeros((1, rows.shape[-1])).at[0, :5].set(jnp.array([-1e6, -1e6, 1.0, 0.0, 1.0]))
+  return jnp.concatenate([rows, nobody])
+
+
+def rasterize_binned(
+  gaussians: Gaussians, bins: Bins | None, height: int, width: int
+) -> Float[Array, 'H W C']:
+  """The image from given tile lists, which must be complete and fresh: the caller checks
+  `bins.overflowed` and `tiles.is_stale`. `None` evaluates every Gaussian on every tile."""
+  rows, columns = grid(height, width)
+  tiles = _tiles(_table(gaussians), bins, columns, rows * columns)
+  channels = gaussians.num_channels
+  image = tiles.reshape(rows, columns, channels, TILE, TILE).transpose(0, 3, 1, 4, 2)
+  return image.reshape(rows * TILE, columns * TILE, channels)[:height, :width]
+
+
+def rasterize(
+  gaussians: Gaussians, height: int, width: int, *, capacity: int | None = None
+) -> Float[Array, 'H W C']:
+  """Bins and renders; differentiable, and correct whatever the capacity.
+
+  Lists that overflow `capacity` (default: a guess from the sizes) are not used: all pairs are
+  evaluated instead, slowly. Code that renders often bins once and calls `rasterize_binned`.
+  """
+  if capacity is None:
+    capacity = initial_capacity(gaussians.num_gaussians, height, width)
+  bins = bin_gaussians(gaussians, height, width, capacity)
+  return lax.cond(
+    bins.overflowed,
+    lambda g: rasterize_binned(g, None, height, width),
+    lambda g: rasterize_binned(g, bins, height, width),
+    gaussians,
+  )

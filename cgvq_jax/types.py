@@ -1,0 +1,111 @@
+"""The values that flow through the codec: frozen pytrees, every field with its shape and unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+Params = Any  # a quantizer's own pytree: codebooks, steps, offsets
+
+
+@struct.dataclass
+class Gaussians:
+  """N Gaussians of one image, in pixels; origin at the top-left corner, x right, y down.
+
+  The covariance is R(rotation) diag(exp(2 log_scale)) R(rotation)^T. There is no opacity and no
+  background; the order of the Gaussians does not matter.
+  """
+
+  mean_xy: Float[Array, 'N 2']  # px
+  log_scale: Float[Array, 'N 2']  # standard deviations along the two axes, log px
+  rotation: Float[Array, 'N']  # radians, first axis against x
+  color: Float[Array, 'N C']  # additive, may be negative, not clipped
+
+  @property
+  def num_gaussians(self) -> int:
+    return self.mean_xy.shape[-2]
+
+  @property
+  def num_channels(self) -> int:
+    return self.color.shape[-1]
+
+
+@struct.dataclass
+class Clusters:
+  """N members in K clusters, laid out as [K, P] rows padded to the largest cluster.
+
+  `members[k, :counts[k]]` are the members of cluster k in ascending order. `slot[i]` is where
+  member i stands in the flattened [K * P] layout, so the two are inverses and neither direction
+  needs a scatter.
+  """
+
+  members: Int[Array, 'K P']  # 0..N-1; padding repeats 0
+  mask: Bool[Array, 'K P']  # False on padding
+  counts: Int[Array, 'K']
+  slot: Int[Array, 'N']  # 0..K*P-1
+
+  @property
+  def num_clusters(self) -> int:
+    return self.members.shape[0]
+
+
+class Quantized(NamedTuple):
+  """What a quantizer makes of the P rows of one cluster."""
+
+  value: Float[Array, 'P D']  # the rounded rows; their gradient is straight-through
+  symbols: Int[Array, 'P S']  # what the file holds for each row
+  params: Params  # the quantizer's state after this step (moving averages); no gradient
+  loss: Float[Array, '']  # commitment loss, mean over the cluster's members; 0 where there is none
+
+
+class Quantizer(NamedTuple):
+  """One way to turn real rows into integers, written for ONE cluster and vmapped over K.
+
+  The functions take the padded rows of a cluster and their mask; padding never changes a result.
+  `tabulate` rounds the params of all K clusters to the integers that the file stores and
+  `restore` reads them back, so that encoder and decoder dequantize with the very same numbers.
+  """
+
+  name: str  # names the dequantizer in the file
+  alphabets: tuple[int, ...]  # number of values of each of the S symbol columns
+  init: Callable[[PRNGKeyArray, Float[Array, 'P D'], Bool[Array, 'P']], Params]
+  quantize: Callable[[Params, Float[Array, 'P D'], Bool[Array, 'P']], Quantized]
+  dequantize: Callable[[Params, Int[Array, 'P S']], Float[Array, 'P D']]
+  tabulate: Callable[[Params], dict[str, np.ndarray]]  # [K, ...] uint8 or uint16 tables
+  restore: Callable[[dict[str, np.ndarray]], Params]  # the inverse, in float32
+
+
+class Method(NamedTuple):
+  """A codec variant is a choice of functions: one quantizer for each attribute."""
+
+  name: str
+  num_clusters: int  # the method's own default K
+  position: Quantizer  # rows [x, y], -1..1 from edge to edge of the image
+  rotation_scale: Quantizer  # rows [rotation, log s1, log s2]
+  color: Quantizer  # rows of C channels
+
+
+class Stream(NamedTuple):
+  """One attribute as integers: what the file holds of it."""
+
+  quantizer: str  # Quantizer.name
+  alphabets: tuple[int, ...]  # Quantizer.alphabets
+  tables: dict[str, np.ndarray]  # Quantizer.tabulate: [K, ...], uint8 or uint16
+  symbols: np.ndarray  # [N, S] int32, cluster by cluster
+
+
+class Symbols(NamedTuple):
+  """One encoded image as integers; the file is a lossless coding of exactly this."""
+
+  height: int  # px
+  width: int  # px
+  channels: int  # 1, 3 or 4
+  method: str  # Method.name
+  counts: np.ndarray  # [K] int32, Gaussians of each cluster; sum is N
+  position: Stream
+  rotation_scale: Stream
+  color: Stream
