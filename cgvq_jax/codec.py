@@ -1,0 +1,155 @@
+"""The whole codec on one screen: encode(image) -> bytes, decode(bytes) -> Gaussians -> image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from cgvq_jax import finetune, fit, initialize
+from cgvq_jax.bitstream import container
+from cgvq_jax.cluster import canonical, cluster
+from cgvq_jax.losses import Loss, l2
+from cgvq_jax.methods import dequantizers
+from cgvq_jax.rasterize.api import CHANNELS, MAX_SIDE, rasterize
+from cgvq_jax.types import Gaussians, Method
+
+Initializer = Callable[[PRNGKeyArray, Float[Array, 'H W C'], int], Gaussians]
+
+
+def _from_start(stage: str, state: Any) -> Any:
+  del stage
+  return state
+
+
+def _in_silence(stage: str, state: Any, progress: fit.Progress) -> None:
+  del stage, state, progress
+
+
+def encode(
+  image: Float[np.ndarray, 'H W C'],
+  method: Method,
+  *,
+  num_gaussians: int = 10_000,
+  num_clusters: int | None = None,
+  fit_steps: int = 1000,
+  finetune_steps: int = 500,
+  seed: int = 0,
+  initializer: Initializer = initialize.gradient_guided,
+  loss: Loss = l2,
+  resume: Callable[[str, Any], Any] = _from_start,
+  on_block: Callable[[str, Any, fit.Progress], None] = _in_silence,
+) -> bytes:
+  """Compresses an image in 0..1 into the bytes of one file.
+
+  image -> initialize -> fit -> cluster -> quantize and fine-tune -> bytes. `num_clusters` defaults
+  to the method's. The two long stages are 'fit' and 'finetune': `on_block(stage, state, progress)`
+  is called every fit.BLOCK_STEPS steps, and `resume(stage, initial state)` returns the state to go
+  on from, the initial one or one that `on_block` was given earlier; the bytes are the same.
+
+  Raises ValueError on an image or a number out of range, FitError where the fit diverges.
+  """
+  num_clusters = min(num_clusters or method.num_clusters, num_gaussians)
+  _validate(image, num_gaussians, num_clusters)
+  height, width, _ = image.shape
+  target = jnp.asarray(image, jnp.float32)
+  start_key, cluster_key, codebook_key = jax.random.split(jax.random.key(seed), 3)
+
+  optimizer = fit.adam(steps=fit_steps)
+  start = fit.initial_state(initializer(start_key, target, num_gaussians), (), optimizer)
+  fitted = fit.run(
+    resume('fit', start),
+    target,
+    steps=fit_steps,
+    optimizer=optimizer,
+    loss=loss,
+    on_block=partial(on_block, 'fit'),
+  )
+
+  gaussians = canonical(fitted.params)
+  labels = cluster(cluster_key, gaussians, num_clusters)
+  context = finetune.make_context(np.asarray(labels), num_clusters, height, width)
+
+  optimizer = fit.adam(finetune.RATES, steps=finetune_steps)
+  start = finetune.initial_state(codebook_key, gaussians, context, method, optimizer)
+  tuned = finetune.run(
+    resume('finetune', start),
+    context,
+    target,
+    method,
+    steps=finetune_steps,
+    optimizer=optimizer,
+    loss=loss,
+    on_block=partial(on_block, 'finetune'),
+  )
+  return container.write(finetune.freeze(tuned.best, context, method, height, width))
+
+
+class Decoded(NamedTuple):
+  """What a file holds: the Gaussians and the size of the image they were fitted to."""
+
+  gaussians: Gaussians
+  height: int  # px
+  width: int  # px
+  labels: np.ndarray  # [N] int32, the cluster of each Gaussian
+
+
+def decode(data: bytes) -> Decoded:
+  """Reads the bytes of a file; raises ContainerError, naming the field, where they are not one."""
+  symbols = container.read(data)
+  known = dequantizers(symbols.channels)
+  try:
+    gaussians = finetune.thaw(symbols, known)
+  except (KeyError, ValueError, TypeError, IndexError) as error:
+    raise container.ContainerError(
+      f'tables: wanted those of the quantizers {sorted(known)}, got {type(error).__name__}: {error}'
+    ) from error
+  for name in ('mean_xy', 'log_scale', 'rotation', 'color'):
+    if not bool(jnp.all(jnp.isfinite(getattr(gaussians, name)))):
+      raise container.ContainerError(f'{name}: wanted finite values, got NaN or infinity')
+  labels = np.repeat(np.arange(symbols.counts.size, dtype=np.int32), symbols.counts)
+  return Decoded(gaussians, symbols.height, symbols.width, labels)
+
+
+def render(decoded: Decoded, scale: float = 1.0) -> Float[np.ndarray, 'H W C']:
+  """The image in 0..1 at `scale` times its size; rounding to 8 bits is `images.to_bytes8`.
+
+  Means and standard deviations are scaled. A smaller image is seen through larger pixels: the box
+  filter of a pixel has variance 1/12 px^2, of which the original pixels have done scale^2, so the
+  rest is added to each covariance, and the colour is lowered to keep each Gaussian's integral.
+  Raises ValueError where a side would leave 1..MAX_SIDE px.
+  """
+  sides = [round(side * scale) for side in (decoded.height, decoded.width)]
+  if not all(1 <= side <= MAX_SIDE for side in sides):
+    raise ValueError(f'scale: wanted sides of 1 to {MAX_SIDE} px, got {scale} x {decoded[1:3]}')
+  gaussians = decoded.gaussians
+  variance = jnp.exp(2 * gaussians.log_scale) * scale**2
+  wider = variance + max(1 - scale**2, 0.0) / 12
+  share = jnp.sqrt(jnp.prod(variance / wider, axis=-1, keepdims=True))
+  scaled = gaussians.replace(
+    mean_xy=gaussians.mean_xy * scale,
+    log_scale=jnp.log(wider) / 2,
+    color=gaussians.color * share,
+  )
+  return np.asarray(jnp.clip(rasterize(scaled, sides[0], sides[1]), 0.0, 1.0))
+
+
+def _validate(image: np.ndarray, num_gaussians: int, num_clusters: int) -> None:
+  shape = np.shape(image)
+  if len(shape) != 3 or not (1 <= min(shape[:2]) and max(shape[:2]) <= MAX_SIDE):
+    raise ValueError(f'image: wanted [H, W, C] with sides of 1 to {MAX_SIDE} px, got shape {shape}')
+  if shape[2] not in CHANNELS:
+    raise ValueError(f'image: wanted {CHANNELS} channels, got {shape[2]}')
+  if not np.all(np.isfinite(image)) or np.min(image) < 0 or np.max(image) > 1:
+    raise ValueError('image: wanted finite values in 0..1, got others')
+  if not 1 <= num_gaussians <= container.MAX_GAUSSIANS:
+    raise ValueError(
+      f'num_gaussians: wanted 1 to {container.MAX_GAUSSIANS}, got {num_gaussians}'
+    )
+  if not 1 <= num_clusters <= container.MAX_CLUSTERS:
+    raise ValueError(f'num_clusters: wanted 1 to {container.MAX_CLUSTERS}, got {num_clusters}')

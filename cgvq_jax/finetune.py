@@ -1,0 +1,265 @@
+"""Training through the quantizers: clusters of Gaussians and codebooks that fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from cgvq_jax import fit
+from cgvq_jax.cluster import join, layout, split
+from cgvq_jax.images import to_bytes8
+from cgvq_jax.losses import Loss, l2
+from cgvq_jax.metrics import psnr
+from cgvq_jax.rasterize.api import rasterize
+from cgvq_jax.types import Clusters, Gaussians, Method, Params, Quantizer, Stream, Symbols
+
+ATTRIBUTES = ('position', 'rotation_scale', 'color')
+
+
+@struct.dataclass
+class Rows:
+  """One value for each attribute: rows of the Gaussians, or a quantizer's params."""
+
+  position: Any  # [N, 2], -1..1 from edge to edge of the image
+  rotation_scale: Any  # [N, 3], [rotation, log s1, log s2]
+  color: Any  # [N, C]
+
+
+@struct.dataclass
+class Trained:
+  """What the optimizer moves: the Gaussians, and the quantizers' params (leading axis K)."""
+
+  gaussians: Gaussians
+  quantizers: Rows
+
+
+@struct.dataclass
+class Context:
+  """What stays fixed while an image is fine-tuned."""
+
+  clusters: Clusters
+  size: Float[Array, '2']  # width, height, px
+
+
+# A quarter of the fit's rates: the Gaussians are near their places and follow the rounding.
+# Steps and offsets move by about a hundredth of a quantizer step each.
+RATES = Trained(
+  gaussians=Gaussians(mean_xy=0.2, log_scale=0.04, rotation=0.04, color=0.01),
+  quantizers=5e-4,  # pyright: ignore[reportArgumentType]  (a prefix of the tree)
+)
+
+
+def to_rows(gaussians: Gaussians, size: Float[Array, '2']) -> Rows:
+  """The Gaussians as the quantizers see them; `from_rows` is the inverse."""
+  return Rows(
+    position=2 * gaussians.mean_xy / size - 1,
+    rotation_scale=jnp.concatenate([gaussians.rotation[:, None], gaussians.log_scale], axis=-1),
+    color=gaussians.color,
+  )
+
+
+def from_rows(rows: Rows, size: Float[Array, '2']) -> Gaussians:
+  """Gaussians in px from rows."""
+  return Gaussians(
+    mean_xy=(rows.position + 1) * size / 2,
+    log_scale=rows.rotation_scale[:, 1:],
+    rotation=rows.rotation_scale[:, 0],
+    color=rows.color,
+  )
+
+
+def _each(method: Method, function: Callable[..., Any], *rows: Rows) -> Rows:
+  """Applies `function(quantizer, *values)` to each attribute."""
+  return Rows(
+    **{a: function(getattr(method, a), *(getattr(r, a) for r in rows)) for a in ATTRIBUTES}
+  )
+
+
+@lru_cache
+def through(method: Method) -> fit.ForwardFn:
+  """The forward function of a fine-tuning step: quantize every cluster, dequantize, join.
+
+  Steps and offsets learn by gradient, codebooks by moving averages. Both are in `Trained`; the
+  carry is how far the moving averages have taken them, to which the optimizer adds nothing.
+  """
+
+  def forward(params: Trained, carry: Rows, context: Context) -> fit.Forward:
+    clusters = context.clusters
+    effective = jax.tree.map(jnp.add, params.quantizers, jax.lax.stop_gradient(carry))
+
+    def quantize(quantizer: Quantizer, quantizer_params: Params, rows):
+      padded = split(rows, clusters)
+      return jax.vmap(quantizer.quantize)(quantizer_params, padded, clusters.mask)
+
+    rows = to_rows(params.gaussians, context.size)
+    quantized = _each(method, quantize, effective, rows)
+    moved = jax.tree.map(
+      lambda new, old, moved: jax.lax.stop_gradient(new - old) + moved,
+      _each(method, lambda _, q: q.params, quantized),
+      effective,
+      carry,
+    )
+    values = _each(method, lambda _, q: join(q.value, clusters), quantized)
+    # Each cluster's loss is a mean over its members; weighted, the sum is a mean over them all.
+    share = clusters.counts / jnp.sum(clusters.counts)
+    penalty = sum(jnp.sum(share * getattr(quantized, a).loss) for a in ATTRIBUTES)
+    return fit.Forward(from_rows(values, context.size), moved, penalty)
+
+  return forward
+
+
+@partial(jax.jit, static_argnames='method')
+def _initial_quantizers(key, gaussians, context, method):
+  def init(quantizer: Quantizer, rows, key):
+    padded = split(rows, context.clusters)
+    keys = jax.random.split(key, context.clusters.num_clusters)
+    return jax.vmap(quantizer.init)(keys, padded, context.clusters.mask)
+
+  keys = Rows(*jax.random.split(key, len(ATTRIBUTES)))
+  return _each(method, init, to_rows(gaussians, context.size), keys)
+
+
+def make_context(labels: np.ndarray, num_clusters: int, height: int, width: int) -> Context:
+  """The padded cluster layout and the image's size."""
+  return Context(layout(labels, num_clusters), jnp.array([width, height], jnp.float32))
+
+
+@partial(jax.jit, static_argnames='method')
+def _symbols(params, gaussians, context, method):
+  def quantize(quantizer: Quantizer, quantizer_params, rows):
+    padded = split(rows, context.clusters)
+    quantized = jax.vmap(quantizer.quantize)(quantizer_params, padded, context.clusters.mask)
+    return quantized.symbols
+
+  return _each(method, quantize, params, to_rows(gaussians, context.size))
+
+
+def freeze(
+  state: fit.FitState, context: Context, method: Method, height: int, width: int
+) -> Symbols:
+  """The state as the integers that a file holds.
+
+  The codebooks are rounded to what the file can store first, and every row is quantized again
+  with them, so the decoder's numbers are the ones that were chosen from.
+  """
+  trained: Trained = state.params
+  params = jax.tree.map(jnp.add, trained.quantizers, state.carry)
+  tables = _each(method, lambda quantizer, p: quantizer.tabulate(p), params)
+  restored = _each(method, lambda quantizer, t: quantizer.restore(t), tables)
+  symbols = _symbols(restored, trained.gaussians, context, method)
+  mask = np.asarray(context.clusters.mask)
+
+  def stream(quantizer: Quantizer, table, symbols):
+    ordered = np.asarray(symbols)[mask]  # cluster by cluster
+    return Stream(quantizer.name, quantizer.alphabets, table, ordered.astype(np.int32))
+
+  streams = _each(method, stream, tables, symbols)
+  return Symbols(
+    height=height,
+    width=width,
+    channels=trained.gaussians.num_channels,
+    method=method.name,
+    counts=np.asarray(context.clusters.counts, np.int32),
+    **{a: getattr(streams, a) for a in ATTRIBUTES},
+  )
+
+
+def thaw(symbols: Symbols, quantizers: dict[str, Quantizer]) -> Gaussians:
+  """Gaussians from the integers of a file: table look-ups, cluster by cluster.
+
+  Raises KeyError on a quantizer that is not among `quantizers`.
+  """
+  counts = np.asarray(symbols.counts)
+  clusters = layout(np.repeat(np.arange(counts.size), counts), counts.size)
+
+  def dequantize(stream: Stream):
+    quantizer = quantizers[stream.quantizer]
+    padded = split(jnp.asarray(stream.symbols), clusters)
+    return join(jax.vmap(quantizer.dequantize)(quantizer.restore(stream.tables), padded), clusters)
+
+  rows = Rows(**{a: dequantize(getattr(symbols, a)) for a in ATTRIBUTES})
+  return from_rows(rows, jnp.array([symbols.width, symbols.height], jnp.float32))
+
+
+@struct.dataclass
+class TuneState:
+  """Where the fine-tuning stands, and its best state by the PSNR of the decoded 8-bit image."""
+
+  current: fit.FitState
+  best: fit.FitState
+  best_psnr: Float[Array, '']  # dB
+
+
+def decoded_psnr(symbols: Symbols, target: np.ndarray, quantizers: dict[str, Quantizer]) -> float:
+  """PSNR (dB) of the 8-bit image that the symbols decode to."""
+  image = rasterize(thaw(symbols, quantizers), symbols.height, symbols.width)
+  return psnr(to_bytes8(target), to_bytes8(np.asarray(image)))
+
+
+def initial_state(
+  key: PRNGKeyArray,
+  gaussians: Gaussians,
+  context: Context,
+  method: Method,
+  optimizer: optax.GradientTransformation,
+) -> TuneState:
+  """Quantizers fitted to the Gaussians as they are, before the first step."""
+  quantizers = _initial_quantizers(key, gaussians, context, method)
+  carry = jax.tree.map(jnp.zeros_like, quantizers)
+  state = fit.initial_state(Trained(gaussians, quantizers), carry, optimizer)
+  return TuneState(state, state, jnp.array(-jnp.inf))
+
+
+def run(
+  state: TuneState,
+  context: Context,
+  target: Float[Array, 'H W C'],
+  method: Method,
+  *,
+  steps: int,
+  optimizer: optax.GradientTransformation,
+  loss: Loss = l2,
+  on_block: Callable[[TuneState, fit.Progress], None] | None = None,
+) -> TuneState:
+  """Goes on from `state` until `steps` steps are done.
+
+  After every block the state is frozen, decoded and measured, so what is kept as best is best by
+  the decoded image and not by the loss. Raises FitError as `fit.run`.
+  """
+  height, width, _ = target.shape
+  quantizers = {getattr(method, a).name: getattr(method, a) for a in ATTRIBUTES}
+  pixels = np.asarray(target)
+
+  def measured(current: fit.FitState, before: TuneState) -> tuple[TuneState, float]:
+    now = decoded_psnr(freeze(current, context, method, height, width), pixels, quantizers)
+    if now > before.best_psnr:
+      return TuneState(current, current, jnp.array(now)), now
+    return before.replace(current=current), now
+
+  def after_block(current: fit.FitState, progress: fit.Progress) -> None:
+    nonlocal state
+    state, now = measured(current, state)
+    if on_block:
+      on_block(state, progress._replace(psnr=now))
+
+  if int(state.current.step) == 0:
+    state, _ = measured(state.current, state)
+  fit.run(
+    state.current,
+    target,
+    steps=steps,
+    optimizer=optimizer,
+    loss=loss,
+    forward=through(method),
+    context=context,
+    on_block=after_block,
+  )
+  return state
