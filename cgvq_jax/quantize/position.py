@@ -1,0 +1,71 @@
+"""Positions in IEEE half precision, and half precision as bits, which the tables use too."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Float32, Int, UInt16
+
+from cgvq_jax.types import Quantized, Quantizer
+
+LARGEST_HALF = 65504.0
+SMALLEST_NORMAL_HALF = 2.0**-14
+
+
+def fp16() -> Quantizer:
+  """Rows [x, y] rounded to the nearest half-precision number, ties to even (GaussianImage).
+
+  The gradient is straight-through: d value / d x = 1. Between -1 and 1 the error is at most 2^-12,
+  less towards 0. A coordinate beyond +-65504 is taken as +-65504. A symbol is the number's 16 bits.
+  There are no params and no tables.
+  """
+  return Quantizer(
+    name='fp16',
+    alphabets=(65536, 65536),
+    init=lambda key, rows, mask: (),
+    quantize=_quantize,
+    dequantize=_dequantize,
+    tabulate=lambda params: {},
+    restore=lambda tables: (),
+  )
+
+
+def straight_through(
+  x: Float[Array, '*shape'], value: Float[Array, '*shape']
+) -> Float[Array, '*shape']:
+  """`value`, with the gradient of x (Bengio et al. 2013)."""
+  # The usual x + stop_gradient(value - x) differs from value by a rounding; x - x is exactly 0.
+  return lax.stop_gradient(value) + (x - lax.stop_gradient(x))
+
+
+def half_bits(values: Float[np.ndarray, '*shape']) -> UInt16[np.ndarray, '*shape']:
+  """The bits of the nearest half-precision numbers; beyond +-65504, those of +-65504."""
+  return np.clip(values, -LARGEST_HALF, LARGEST_HALF).astype(np.float16).view(np.uint16)
+
+
+def from_half_bits(bits: UInt16[np.ndarray, '*shape']) -> Float32[np.ndarray, '*shape']:
+  """The inverse of `half_bits`, exact."""
+  return np.ascontiguousarray(bits, np.uint16).view(np.float16).astype(np.float32)
+
+
+def _quantize(params: tuple[()], rows: Float[Array, 'P 2'], mask) -> Quantized:
+  del mask  # nothing is learned from the members
+  value = _round_to_half(lax.stop_gradient(rows))
+  symbols = lax.bitcast_convert_type(value.astype(jnp.float16), jnp.uint16).astype(jnp.int32)
+  return Quantized(straight_through(rows, value), symbols, params, jnp.zeros(()))
+
+
+def _dequantize(params: tuple[()], symbols: Int[Array, 'P 2']) -> Float[Array, 'P 2']:
+  del params
+  halves = lax.bitcast_convert_type(symbols.astype(jnp.uint16), jnp.float16)
+  return halves.astype(jnp.float32)
+
+
+def _round_to_half(x):
+  # Not x.astype(float16).astype(float32): XLA may drop such a pair as excess precision. It keeps
+  # reduce_precision, which flushes subnormals to 0; they are multiples of 2^-24.
+  x = jnp.clip(x, -LARGEST_HALF, LARGEST_HALF)
+  subnormal = jnp.round(x * 2.0**24) * 2.0**-24
+  normal = lax.reduce_precision(x, exponent_bits=5, mantissa_bits=10)
+  return jnp.where(jnp.abs(x) < SMALLEST_NORMAL_HALF, subnormal, normal)

@@ -1,0 +1,400 @@
+"""What a run achieved: tables, the rate-distortion plot, and a look at one decoded image.
+
+`rows` are the entries of results.json, one for each encoded file:
+  image, method, num_gaussians, num_clusters, fit_steps, finetune_steps, bytes, sections {name:
+  bytes}, bpp, psnr, ssim, ms_ssim, encode_seconds, decode_seconds, device.
+`classic_rows` are those of `classic.points` on the same images.
+
+A curve is one method at one number of clusters and steps, over the numbers of Gaussians. A point
+of it is the mean rate and the mean PSNR over images, and never made of other images than the point
+it is compared with.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Int, UInt8
+from matplotlib.axes import Axes
+from matplotlib.collections import EllipseCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from cgvq_jax import images, metrics
+from cgvq_jax.types import Gaussians
+
+Rows = Sequence[Mapping[str, Any]]
+
+_CURVE = ('method', 'num_clusters', 'fit_steps', 'finetune_steps')
+_POINT = (*_CURVE, 'num_gaussians')
+_CLASSIC_POINT = ('method', 'quality')
+_QUALITY = ('bpp', 'PSNR', 'SSIM', 'MS-SSIM')
+_SECONDS = ('encode s', 'decode s')
+_ACCOUNTED = ('GaussianImage', 'CGVQ')  # published rates that count parameters: no file existed
+_RATE_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)  # bpp
+_MAX_ELLIPSES = 3000
+_ERROR_GAIN = 4
+
+
+def write(workdir: str | os.PathLike[str], rows: Rows, classic_rows: Rows) -> None:
+  """Writes report.md and rate_distortion.png into a folder, which is made if it is missing."""
+  workdir = Path(workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  text = markdown(rows, classic_rows) + '\n![rate and distortion](rate_distortion.png)\n'
+  plot(rows, classic_rows, workdir / 'rate_distortion.png')
+  images.write_atomically(workdir / 'report.md', text.encode())
+
+
+def write_json(path: str | os.PathLike[str], rows: Rows) -> None:
+  """Writes rows as JSON; the file appears whole or not at all."""
+  images.write_atomically(path, (json.dumps([*rows], indent=1) + '\n').encode())
+
+
+def markdown(rows: Rows, classic_rows: Rows, baseline: str = 'gi') -> str:
+  """The tables of a run: means, bytes by section, BD-rates, classic codecs, each image.
+
+  BD-rates are against JPEG and against the first curve of the method `baseline`.
+
+  Raises:
+    ValueError: there are no rows, or two rows of one image at the same point.
+  """
+  _check(rows, classic_rows)
+  devices = ', '.join(sorted({row['device'] for row in rows}))
+  count = len(_images(rows))
+  parts = [
+    '# Results',
+    f'{count} image{"s" * (count > 1)}, encoded on {devices}. A rate is 8 x bytes of the file / '
+    'pixels; PSNR (dB), SSIM and MS-SSIM are of decoded 8-bit pixels; steps are fit + fine-tune.',
+    '## Means over images',
+    _means_table(rows, classic_rows),
+    '## Mean bytes by section of the file',
+    _sections_table(rows),
+    '## BD-rate: change of rate at equal PSNR, negative is better',
+    _bd_rate_table(rows, classic_rows, baseline),
+    '## Each image',
+    _image_table(rows),
+  ]
+  if classic_rows:
+    parts += ['## Classic codecs, means over images', _classic_table(classic_rows)]
+  return '\n\n'.join(parts) + '\n'
+
+
+def plot(rows: Rows, classic_rows: Rows, path: str | os.PathLike[str]) -> None:
+  """Rate-distortion plot: these rows, the classic codecs on the same images, published curves.
+
+  A point that lacks one of its curve's images is left out.
+
+  Raises:
+    ValueError: as `markdown`.
+  """
+  _check(rows, classic_rows)
+  figure = Figure(figsize=(11, 6.5))
+  axes = figure.add_axes((0.06, 0.08, 0.64, 0.89))
+  ours, classic = [], []
+  for index, (name, curve) in enumerate(_curves(rows).items()):
+    rates, psnrs = _mean_curve(curve, _POINT, _images(curve))
+    ours += axes.plot(rates, psnrs, f'C{index % 10}-o', ms=6, lw=2.2, label=name, zorder=5)
+  for codec, color in (('JPEG', 'black'), ('WebP', 'dimgray')):
+    curve = [row for row in classic_rows if row['method'] == codec]
+    rates, psnrs = _mean_curve(curve, _CLASSIC_POINT, _images(rows) & _images(curve))
+    if rates:
+      classic += axes.plot(rates, psnrs, color=color, marker='s', ms=3.5, lw=1.6, label=codec)
+  _frame(axes, [*ours, *classic])
+  for line in (*ours, *classic):
+    if len(line.get_xydata()):
+      place = {'xytext': (7, -3), 'textcoords': 'offset points', 'annotation_clip': True}
+      axes.annotate(line.get_label(), line.get_xydata()[-1], color=line.get_color(), **place)
+  coded, accounted = _draw_published(axes)
+  count = len(_images(rows))
+  groups = {
+    f'this run, {count} image{"s" * (count > 1)}': ours,
+    'measured on the same images': classic,
+    'published, mean over Kodak': coded,
+    'published, accounted: no file existed': accounted,
+  }
+  _legend(figure, groups)
+  _save(figure, path)
+
+
+def side_by_side(
+  original: UInt8[np.ndarray, 'H W C'],
+  decoded: UInt8[np.ndarray, 'H W C'],
+  gaussians: Gaussians,
+  labels: Int[np.ndarray, 'N'],
+  path: str | os.PathLike[str],
+  title: str,
+) -> None:
+  """Four panels: original, decoded, their error, and the Gaussians coloured by cluster.
+
+  The error is |original - decoded| x 4, clipped. A Gaussian is drawn as its 1-sigma ellipse; of
+  more than 3,000 those of the largest area x largest |colour|. Transparent pixels are shown over
+  white, and so is their error.
+
+  Raises:
+    ValueError: the two images differ in shape, or there is not one label for each Gaussian.
+  """
+  if original.shape != decoded.shape:
+    raise ValueError(f'decoded: wanted the shape {original.shape}, got {decoded.shape}')
+  total = gaussians.num_gaussians
+  if np.shape(labels) != (total,):
+    raise ValueError(f'labels: wanted [{total}], got shape {np.shape(labels)}')
+  height, width = original.shape[:2]
+  seen = [_over_white(image) for image in (original, decoded)]
+  error = np.clip(_ERROR_GAIN * np.abs(seen[0].astype(np.int16) - seen[1]), 0, 255)
+  figure = Figure(figsize=(12, 12 * np.clip(height / width, 0.3, 2) + 1), layout='constrained')
+  axes = figure.subplots(2, 2).flatten()
+  captions = ('original', 'decoded', f'error: |difference| x {_ERROR_GAIN}')
+  for place, pixels, caption in zip(axes[:3], (*seen, error), captions, strict=True):
+    place.imshow(pixels.astype(np.uint8), extent=(0, width, height, 0), interpolation='nearest')
+    place.set_title(caption, fontsize=11)
+  shown = _draw_ellipses(axes[3], gaussians, np.asarray(labels))
+  axes[3].set(xlim=(0, width), ylim=(height, 0), aspect='equal')
+  caption = (
+    f'{shown:,} strongest of {total:,} Gaussians, 1 sigma; {len(np.unique(labels))} clusters'
+  )
+  axes[3].set_title(caption, fontsize=11)
+  for place in axes:
+    place.set(xticks=[], yticks=[])
+  figure.suptitle(title, fontsize=13, parse_math=False)  # a file's name may hold dollar signs
+  _save(figure, path)
+
+
+def _check(rows: Rows, classic_rows: Rows) -> None:
+  if not rows:
+    raise ValueError('rows: wanted one or more, got none')
+  groups = _grouped(rows, _POINT) | _grouped(classic_rows, _CLASSIC_POINT)
+  for point, members in groups.items():
+    if len(_images(members)) < len(members):
+      raise ValueError(f'rows: wanted one of each image at a point, got several at {point}')
+
+
+def _images(rows: Rows) -> set[str]:
+  return {row['image'] for row in rows}
+
+
+def _grouped(rows: Rows, keys: Sequence[str]) -> dict[tuple, list[Mapping[str, Any]]]:
+  groups: dict[tuple, list[Mapping[str, Any]]] = {}
+  for row in rows:
+    groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+  return groups
+
+
+def _curves(rows: Rows) -> dict[str, Rows]:
+  """Rows by curve, each under the shortest name that tells it from the others."""
+  groups = _grouped(rows, _CURVE)
+  named = {}
+  for (method, clusters, *steps), members in groups.items():
+    others = [key for key in groups if key[0] == method]
+    name = method
+    if len({key[1] for key in others}) > 1:
+      name += f' K={clusters}'
+    if len({key[2:] for key in others}) > 1:
+      name += f' {steps[0]}+{steps[1]} steps'
+    named[name] = members
+  return named
+
+
+def _mean(rows: Rows, key: str) -> float:
+  return float(np.mean([row[key] for row in rows]))
+
+
+def _mean_curve(
+  rows: Rows, keys: Sequence[str], among: set[str]
+) -> tuple[list[float], list[float]]:
+  """Rates and PSNRs of the points that have all these images, in order of rate."""
+  points = _grouped([row for row in rows if row['image'] in among], keys).values()
+  pairs = [(_mean(p, 'bpp'), _mean(p, 'psnr')) for p in points if _images(p) == among]
+  pairs = sorted(pair for pair in pairs if np.isfinite(pair[1]))
+  return [rate for rate, _ in pairs], [psnr for _, psnr in pairs]
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+  rows = [header, ['---'] * len(header), *lines]
+  return '\n'.join('| ' + ' | '.join(c.replace('|', '\\|') for c in row) + ' |' for row in rows)
+
+
+def _means_table(rows: Rows, classic_rows: Rows) -> str:
+  lines = []
+  for members in _grouped(rows, _POINT).values():
+    first = members[0]
+    lines.append(
+      [
+        first['method'],
+        str(first['num_gaussians']),
+        str(first['num_clusters']),
+        f'{first["fit_steps"]}+{first["finetune_steps"]}',
+        str(len(members)),
+        *_quality_cells(members),
+        f'{_mean(members, "bytes"):.0f}',
+        f'{_mean(members, "encode_seconds"):.3g}',
+        f'{_mean(members, "decode_seconds"):.3g}',
+        _jpeg_rate(members, classic_rows),
+      ]
+    )
+  header = ('method', 'N', 'K', 'steps', 'images', *_QUALITY, 'bytes', *_SECONDS)
+  return _table([*header, 'JPEG bpp at this PSNR'], lines)
+
+
+def _quality_cells(rows: Rows) -> list[str]:
+  return [
+    f'{_mean(rows, key):.{digits}f}'
+    for key, digits in (('bpp', 4), ('psnr', 2), ('ssim', 4), ('ms_ssim', 4))
+  ]
+
+
+def _jpeg_rate(point: Rows, classic_rows: Rows) -> str:
+  jpeg = [row for row in classic_rows if row['method'] == 'JPEG']
+  if not _images(point) <= _images(jpeg):
+    return 'no JPEG of these images'
+  rates, psnrs = _mean_curve(jpeg, _CLASSIC_POINT, _images(point))
+  wanted = _mean(point, 'psnr')
+  if len(psnrs) > 1 and not min(psnrs) <= wanted <= max(psnrs):
+    return f'{"below" if wanted < min(psnrs) else "above"} the range of JPEG'
+  try:
+    return f'{metrics.rate_at(wanted, rates, psnrs):.4f}'
+  except ValueError as error:
+    return str(error)
+
+
+def _sections_table(rows: Rows) -> str:
+  names = list(dict.fromkeys(name for row in rows for name in row['sections']))
+  lines = []
+  for (method, clusters, *_, gaussians), members in _grouped(rows, _POINT).items():
+    sizes = [np.mean([row['sections'].get(name, 0) for row in members]) for name in names]
+    cells = [f'{size:.0f}' for size in (*sizes, _mean(members, 'bytes'))]
+    lines.append([method, str(gaussians), str(clusters), *cells])
+  return _table(['method', 'N', 'K', *names, 'whole file'], lines)
+
+
+def _bd_rate_table(rows: Rows, classic_rows: Rows, baseline: str) -> str:
+  curves = _curves(rows)
+  jpeg = [row for row in classic_rows if row['method'] == 'JPEG']
+  names = [name for name, curve in curves.items() if curve[0]['method'] == baseline]
+  base = curves[names[0]] if names else []
+  lines = []
+  for name, curve in curves.items():
+    against_base = _bd_rate(curve, base, _POINT)
+    lines.append([name, against_base, _bd_rate(curve, jpeg, _CLASSIC_POINT)])
+  return _table(['curve', f'against {names[0] if names else baseline}', 'against JPEG'], lines)
+
+
+def _bd_rate(curve: Rows, anchor: Rows, anchor_keys: Sequence[str]) -> str:
+  """The BD-rate over the images that both have, or the reason why there is none."""
+  among = _images(curve) & _images(anchor)
+  if not among:
+    return 'none: no image in common' if anchor else 'none: not measured'
+  ours = _mean_curve(curve, _POINT, among)
+  theirs = _mean_curve(anchor, anchor_keys, among)
+  try:
+    return f'{metrics.bd_rate(*ours, *theirs):+.1f} %'
+  except ValueError as error:
+    return f'none: {error}'
+
+
+def _classic_table(classic_rows: Rows) -> str:
+  lines = [
+    [str(method), str(quality), str(len(members)), *_quality_cells(members)]
+    for (method, quality), members in _grouped(classic_rows, _CLASSIC_POINT).items()
+  ]
+  return _table(('codec', 'quality', 'images', *_QUALITY), lines)
+
+
+def _image_table(rows: Rows) -> str:
+  lines = []
+  for row in sorted(rows, key=lambda row: row['image']):
+    numbers = (row['num_gaussians'], row['num_clusters'], row['bytes'])
+    seconds = (row['encode_seconds'], row['decode_seconds'])
+    lines.append(
+      [row['image'], row['method'], *map(str, numbers), *_quality_cells([row])]
+      + [f'{value:.3g}' for value in seconds]
+    )
+  return _table(('image', 'method', 'N', 'K', 'bytes', *_QUALITY, *_SECONDS), lines)
+
+
+def _draw_published(axes: Axes) -> tuple[list[Line2D], list[Line2D]]:
+  """Thin lines of the published means over Kodak: those of real files, and accounted rates."""
+  text = resources.files('cgvq_jax').joinpath('anchors/kodak_rd.csv').read_text('utf-8')
+  lines: tuple[list[Line2D], list[Line2D]] = [], []
+  points = list(csv.DictReader(io.StringIO(text)))
+  for name in dict.fromkeys(point['codec'] for point in points):
+    curve = sorted(
+      (float(point['bpp']), float(point['psnr_db'])) for point in points if point['codec'] == name
+    )
+    accounted = name.startswith(_ACCOUNTED)
+    index = len(lines[accounted])
+    marker = 'x+D^v1'[index % 6] if accounted else ''
+    color = matplotlib.colormaps['Dark2'](index % 8)
+    style: dict[str, Any] = {'color': color, 'ls': '--' if accounted else '-', 'marker': marker}
+    rates, psnrs = zip(*curve, strict=True)
+    lines[accounted].extend(axes.plot(rates, psnrs, lw=0.8, ms=5, alpha=0.75, label=name, **style))
+  return lines
+
+
+def _frame(axes: Axes, measured: Sequence[Line2D]) -> None:
+  """Limits that hold every measured point, and at least the usual range."""
+  rates = np.concatenate([np.asarray(line.get_xdata(), float) for line in measured])
+  psnrs = np.concatenate([np.asarray(line.get_ydata(), float) for line in measured])
+  axes.set(xscale='log', xlabel='bits per pixel', ylabel='PSNR, dB')
+  axes.set_xlim(min([0.1, *(rates / 1.1)]), max([3, *(rates * 1.1)]))
+  axes.set_ylim(min([24, *(psnrs - 0.5)]), max([40, *(psnrs + 0.5)]))
+  ticks = [tick for tick in _RATE_TICKS if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
+  axes.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
+  axes.set_xticks([], minor=True)
+  axes.grid(alpha=0.25)
+
+
+def _legend(figure: Figure, groups: Mapping[str, Sequence[Line2D]]) -> None:
+  """One list beside the axes, each group under its name."""
+  entries = []
+  for name, lines in groups.items():
+    if lines:
+      entries += [Line2D([], [], ls='', label=name), *lines]
+  legend = figure.legend(
+    handles=entries, loc='upper left', bbox_to_anchor=(0.705, 0.98), fontsize=8, frameon=False
+  )
+  for text in legend.get_texts():
+    text.set_fontweight('bold' if text.get_text() in groups else 'normal')
+
+
+def _over_white(pixels: UInt8[np.ndarray, 'H W C']) -> UInt8[np.ndarray, 'H W 3']:
+  """What a viewer shows: gray as three equal channels, transparent pixels over white."""
+  if pixels.shape[2] < 4:
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+  alpha = pixels[..., 3:] / np.float32(255)
+  return np.rint(alpha * pixels[..., :3] + 255 * (1 - alpha)).astype(np.uint8)
+
+
+def _draw_ellipses(axes: Axes, gaussians: Gaussians, labels: np.ndarray) -> int:
+  """Outlines of the strongest Gaussians; returns how many."""
+  scale = np.exp(np.asarray(gaussians.log_scale, np.float64))  # [N, 2]
+  strength = scale.prod(-1) * np.abs(np.asarray(gaussians.color)).max(-1)
+  chosen = np.argsort(-strength)[:_MAX_ELLIPSES]
+  outlines = EllipseCollection(
+    2 * scale[chosen, 0],
+    2 * scale[chosen, 1],
+    np.degrees(np.asarray(gaussians.rotation)[chosen]),
+    units='xy',  # data units, so the downward y axis turns the ellipses too
+    offsets=np.asarray(gaussians.mean_xy)[chosen],
+    offset_transform=axes.transData,
+    facecolors='none',
+    edgecolors=matplotlib.colormaps['turbo'](labels[chosen] / max(labels.max(), 1)),
+    linewidths=0.6,
+    alpha=0.7,
+  )
+  axes.add_collection(outlines)
+  return len(chosen)
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format=Path(path).suffix.lstrip('.') or 'png', dpi=130)
+  images.write_atomically(path, buffer.getvalue())

@@ -1,0 +1,298 @@
+"""Tables against hand-computed numbers, and pictures by their pixels."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from cgvq_jax import images, report
+from cgvq_jax.types import Gaussians
+
+
+def _row(image, method, gaussians, bpp, psnr, **changes):
+  row = {
+    'image': image,
+    'method': method,
+    'num_gaussians': gaussians,
+    'num_clusters': 1 if method == 'gi' else 16,
+    'fit_steps': 500,
+    'finetune_steps': 200,
+    'bytes': int(1000 * bpp),
+    'sections': {'positions': int(600 * bpp), 'color': int(400 * bpp)},
+    'bpp': bpp,
+    'psnr': psnr,
+    'ssim': 0.9,
+    'ms_ssim': 0.97,
+    'encode_seconds': 1.5,
+    'decode_seconds': 0.25,
+    'device': 'a machine',
+  }
+  return row | changes
+
+
+def _classic(image, quality, bpp, psnr, method='JPEG'):
+  keys = ('image', 'method', 'quality', 'bpp', 'psnr')
+  row = dict(zip(keys, (image, method, quality, bpp, psnr), strict=True))
+  return row | {'bytes': int(1000 * bpp), 'ssim': 0.8, 'ms_ssim': 0.9}
+
+
+# Two images a point. The means of gi are (0.5, 30) and (2, 34); cgvq has half the rate and
+# the classic codec twice the rate at the same PSNR.
+ROWS = [
+  _row(image, method, gaussians, factor * bpp * (1 + sign / 10), psnr + sign)
+  for image, sign in (('one', -1), ('two', 1))
+  for method, factor in (('gi', 1), ('cgvq', 0.5))
+  for gaussians, bpp, psnr in ((1000, 0.5, 30), (4000, 2, 34))
+]
+CLASSIC = [
+  _classic(image, quality, bpp, psnr + sign)
+  for image, sign in (('one', -2), ('two', 2))
+  for quality, bpp, psnr in ((10, 1, 30), (90, 4, 34))
+]
+
+
+def _tables(text):
+  """Every table of a report by its heading, as lists of rows of cells."""
+  tables, heading = {}, None
+  for line in text.splitlines():
+    if line.startswith('#'):
+      heading = line.lstrip('# ')
+      tables[heading] = []
+    elif line.startswith('| ') and not line.startswith('| ---'):
+      tables[heading].append([cell.strip() for cell in line.strip('|').split('|')])
+  return tables
+
+
+def test_means_are_over_images():
+  table = _tables(report.markdown(ROWS, CLASSIC))['Means over images']
+  cells = dict(zip(table[0], table[1], strict=True))
+  assert cells['method'] == 'gi' and cells['N'] == '1000' and cells['K'] == '1'
+  assert cells['steps'] == '500+200' and cells['images'] == '2'
+  assert cells['bpp'] == '0.5000' and cells['PSNR'] == '30.00' and cells['bytes'] == '500'
+  assert cells['SSIM'] == '0.9000' and cells['MS-SSIM'] == '0.9700'
+  assert cells['encode s'] == '1.5' and cells['decode s'] == '0.25'
+  assert [row[0] for row in table[1:]] == ['gi', 'gi', 'cgvq', 'cgvq']
+
+
+def test_jpeg_rate_at_the_same_psnr():
+  rows = [_row(image, 'gi', 1000, 0.5, psnr) for image, psnr in (('one', 31), ('two', 33))]
+
+  def cell(changed, classic=CLASSIC):
+    return _tables(report.markdown(changed, classic))['Means over images'][1][-1]
+
+  assert cell(rows) == '2.0000'  # half way in dB between 1 and 4 bpp, on a log scale
+  assert cell([_row('one', 'gi', 1000, 0.5, 20)]) == 'below the range of JPEG'
+  assert cell([_row('one', 'gi', 1000, 0.5, 50)]) == 'above the range of JPEG'
+  assert cell([_row('three', 'gi', 1000, 0.5, 30)]) == 'no JPEG of these images'
+  assert 'wanted 2 points' in cell(rows, [row for row in CLASSIC if row['quality'] == 10])
+
+
+def test_sections_are_mean_bytes():
+  rows = [
+    _row('one', 'gi', 10, 1.0, 30, bytes=110, sections={'positions': 60, 'color': 50}),
+    _row('two', 'gi', 10, 1.0, 30, bytes=130, sections={'positions': 80, 'codebooks': 50}),
+  ]
+  table = _tables(report.markdown(rows, []))['Mean bytes by section of the file']
+  assert table[0] == ['method', 'N', 'K', 'positions', 'color', 'codebooks', 'whole file']
+  assert table[1] == ['gi', '10', '1', '70', '25', '25', '120']
+
+
+def _bd_table(rows, classic):
+  (table,) = (v for k, v in _tables(report.markdown(rows, classic)).items() if 'BD-rate' in k)
+  return table
+
+
+def test_bd_rates():
+  table = _bd_table(ROWS, CLASSIC)
+  assert table[0] == ['curve', 'against gi', 'against JPEG']
+  assert table[1] == ['gi', '+0.0 %', '-50.0 %']
+  assert table[2] == ['cgvq', '-50.0 %', '-75.0 %']
+
+
+def test_bd_rate_compares_the_same_images():
+  # A third, dear image that JPEG does not have must not enter the comparison with JPEG.
+  rows = [*ROWS, _row('three', 'gi', 1000, 9.0, 30), _row('three', 'gi', 4000, 19.0, 34)]
+  assert _bd_table(rows, CLASSIC)[1] == ['gi', '+0.0 %', '-50.0 %']
+
+
+def test_bd_rate_says_why_there_is_none():
+  single = [row for row in ROWS if row['num_gaussians'] == 1000]
+  assert 'wanted 2 points' in _bd_table(single, CLASSIC)[1][2]
+  assert _bd_table(ROWS, [])[1][2] == 'none: not measured'
+  others = [_classic('three', 10, 1, 30), _classic('three', 90, 4, 34)]
+  assert _bd_table(ROWS, others)[1][2] == 'none: no image in common'
+  cgvq = [row for row in ROWS if row['method'] == 'cgvq']
+  assert _bd_table(cgvq, CLASSIC)[0][1] == 'against gi'
+  assert _bd_table(cgvq, CLASSIC)[1] == ['cgvq', 'none: not measured', '-75.0 %']
+
+
+def test_curves_differ_by_clusters_and_steps():
+  more = [
+    _row('one', 'cgvq', 1000, 0.5, 30, num_clusters=4),
+    _row('one', 'cgvq', 1000, 0.5, 30, fit_steps=900),
+  ]
+  names = [row[0] for row in _bd_table([*ROWS, *more], CLASSIC)[1:]]
+  assert names == [
+    'gi',
+    'cgvq K=16 500+200 steps',
+    'cgvq K=4 500+200 steps',
+    'cgvq K=16 900+200 steps',
+  ]
+
+
+def test_every_image_and_classic_point_is_listed():
+  text = report.markdown([*ROWS, _row('a|b', 'gi', 1000, 0.5, math.inf)], CLASSIC)
+  tables = _tables(text)
+  assert len(tables['Each image']) == 1 + len(ROWS) + 1
+  assert tables['Each image'][2][:3] == ['one', 'gi', '1000'] and 'a\\|b' in text
+  classic = tables['Classic codecs, means over images']
+  assert classic[1] == ['JPEG', '10', '2', '1.0000', '30.00', '0.8000', '0.9000']
+  assert 'Classic codecs, means over images' not in _tables(report.markdown(ROWS, []))
+  assert '3 images, encoded on a machine' in text
+
+
+@pytest.mark.parametrize('make', [report.markdown, lambda r, c: report.plot(r, c, 'unused.png')])
+@pytest.mark.parametrize(
+  ('rows', 'classic', 'message'),
+  [
+    ([], CLASSIC, 'got none'),
+    ([*ROWS, ROWS[0]], CLASSIC, "several at .*'gi'"),
+    (ROWS, [*CLASSIC, CLASSIC[0]], "several at .*'JPEG'"),
+  ],
+)
+def test_bad_rows(make, rows, classic, message):
+  with pytest.raises(ValueError, match=message):
+    make(rows, classic)
+
+
+def _shown(monkeypatch, rows, classic, path):
+  """The figure behind a plot."""
+  figures = []
+  monkeypatch.setattr(report, '_save', lambda figure, path: figures.append(figure))
+  report.plot(rows, classic, path)
+  return figures[0]
+
+
+def test_plot_draws_every_curve(tmp_path, monkeypatch):
+  classic = [*CLASSIC, *(row | {'method': 'WebP'} for row in CLASSIC)]
+  partial = _row('one', 'gi', 9000, 3.0, 36)  # lacks an image, so no mean compares with the others
+  figure = _shown(monkeypatch, [*ROWS[::-1], partial], classic, tmp_path / 'a.png')
+  (axes,) = figure.axes
+  lines = {line.get_label(): line for line in axes.lines}
+  np.testing.assert_allclose(lines['gi'].get_xydata(), [(0.5, 30), (2, 34)])
+  np.testing.assert_allclose(lines['cgvq'].get_xydata(), [(0.25, 30), (1, 34)])
+  np.testing.assert_allclose(lines['JPEG'].get_xydata(), [(1, 30), (4, 34)])
+  assert {'WebP', 'VTM', 'C3', 'GaussianImage', 'CGVQ'} <= set(lines)
+  assert axes.get_xscale() == 'log' and axes.get_xlim()[1] > 4
+  (legend,) = figure.legends
+  names = [text.get_text() for text in legend.get_texts()]
+  accounted = names.index('published, accounted: no file existed')
+  published = names.index('published, mean over Kodak')
+  assert names.index('gi') < published < names.index('VTM') < accounted
+  assert names.index('GaussianImage') > accounted and names.index('CGVQ') > accounted
+
+
+def test_plot_without_classic_codecs_or_finite_points(tmp_path, monkeypatch):
+  figure = _shown(monkeypatch, [_row('one', 'gi', 10, 20.0, math.inf)], [], tmp_path / 'a.png')
+  names = [text.get_text() for text in figure.legends[0].get_texts()]
+  assert 'measured on the same images' not in names and 'gi' in names
+
+
+def test_write_and_write_json(tmp_path):
+  folder = tmp_path / 'new' / 'run'
+  report.write(folder, ROWS, CLASSIC)
+  report.write_json(folder / 'results.json', ROWS)
+  names = ['rate_distortion.png', 'report.md', 'results.json']
+  assert sorted(path.name for path in folder.iterdir()) == names
+  assert json.loads((folder / 'results.json').read_text()) == ROWS
+  text = (folder / 'report.md').read_text(encoding='utf-8')
+  assert text.startswith('# Results') and '(rate_distortion.png)' in text
+  with Image.open(folder / 'rate_distortion.png') as image:
+    assert image.format == 'PNG' and image.size[0] > 1000
+
+
+def _gaussians(count, channels=3):
+  rng = np.random.default_rng(0)
+  return Gaussians(
+    mean_xy=rng.uniform(0, 40, (count, 2)).astype(np.float32),
+    log_scale=rng.normal(0, 0.5, (count, 2)).astype(np.float32),
+    rotation=rng.uniform(0, 3, count).astype(np.float32),
+    color=rng.normal(0, 1, (count, channels)).astype(np.float32),
+  )
+
+
+@pytest.mark.parametrize('channels', [1, 3, 4])
+def test_side_by_side_writes_a_picture(tmp_path, channels):
+  original = np.random.default_rng(0).integers(0, 256, (30, 40, channels), np.uint8)
+  path = tmp_path / 'a.png'
+  gaussians = _gaussians(50, channels)
+  report.side_by_side(
+    original, original, gaussians, np.arange(50) % 4, path, 'of a file named $\\x$'
+  )
+  assert list(tmp_path.iterdir()) == [path] and images.load(path).pixels.std() > 0.1
+
+
+def test_side_by_side_panels(monkeypatch):
+  figures = []
+  monkeypatch.setattr(report, '_save', lambda figure, path: figures.append(figure))
+  original = np.zeros((30, 40, 4), np.uint8)
+  original[..., 3] = [[0] * 20 + [255] * 20] * 30
+  decoded = original.copy()
+  decoded[..., 0] += 10  # invisible on the left, where alpha is 0
+  report.side_by_side(original, decoded, _gaussians(4000), np.arange(4000) % 7, 'a.png', 'title')
+  axes = figures[0].axes
+  np.testing.assert_array_equal(axes[0].images[0].get_array()[0, [0, -1]], [[255] * 3, [0] * 3])
+  np.testing.assert_array_equal(axes[2].images[0].get_array()[0, [0, -1]], [[0] * 3, [40, 0, 0]])
+  assert axes[2].get_title() == 'error: |difference| x 4'
+  assert axes[3].get_title() == '3,000 strongest of 4,000 Gaussians, 1 sigma; 7 clusters'
+  assert axes[3].get_ylim() == (30, 0) and axes[3].get_xlim() == (0, 40)
+
+
+def test_side_by_side_refuses():
+  original, gaussians = np.zeros((30, 40, 3), np.uint8), _gaussians(5)
+  with pytest.raises(ValueError, match=r'decoded: wanted the shape \(30, 40, 3\)'):
+    report.side_by_side(original, original[1:], gaussians, np.zeros(5, int), 'a.png', '')
+  with pytest.raises(ValueError, match=r'labels: wanted \[5\], got shape \(4,\)'):
+    report.side_by_side(original, original, gaussians, np.zeros(4, int), 'a.png', '')
+
+
+def test_strongest_ellipses_are_kept(monkeypatch):
+  monkeypatch.setattr(report, '_MAX_ELLIPSES', 2)
+  gaussians = Gaussians(
+    mean_xy=np.array([[1, 1], [2, 2], [3, 3]], np.float32),
+    log_scale=np.log(np.array([[1, 1], [3, 3], [2, 2]], np.float32)),
+    rotation=np.zeros(3, np.float32),
+    color=np.array([[0.1, -9.0], [0.1, 0.2], [0.0, 0.3]], np.float32),  # area x colour: 9, 1.8, 1.2
+  )
+  axes = Figure().subplots()
+  assert report._draw_ellipses(axes, gaussians, np.zeros(3, int)) == 2
+  np.testing.assert_array_equal(axes.collections[0].get_offsets(), [[1, 1], [2, 2]])
+
+
+def test_ellipses_follow_the_image_convention():
+  # y points down and rotation turns from +x to +y: at 30 degrees the long axis runs down right.
+  gaussians = Gaussians(
+    mean_xy=np.array([[50, 50]], np.float32),
+    log_scale=np.log(np.array([[30, 3]], np.float32)),
+    rotation=np.array([np.pi / 6], np.float32),
+    color=np.ones((1, 3), np.float32),
+  )
+  figure = Figure(figsize=(4, 4), dpi=100)
+  axes = figure.add_axes((0, 0, 1, 1))
+  axes.axis('off')
+  axes.set(xlim=(0, 100), ylim=(100, 0))
+  report._draw_ellipses(axes, gaussians, np.zeros(1, int))
+  canvas = FigureCanvasAgg(figure)
+  canvas.draw()
+  ink = np.asarray(canvas.buffer_rgba())[..., :3].min(-1) < 200  # [400, 400], 4 px a unit
+  y, x = (np.argwhere(ink) + 0.5).T / 4 - 50
+  radius = np.hypot(x, y)
+  tip = np.argmax(radius)
+  assert radius[tip] == pytest.approx(30, abs=0.5) and radius.min() == pytest.approx(3, abs=0.5)
+  assert np.tan(np.pi / 6) == pytest.approx(y[tip] / x[tip], abs=0.03)
