@@ -1,11 +1,10 @@
 """A Gaussian image codec in pure JAX: `import cgvq_jax as cg`."""
 
-from cgvq_jax import fit, initialize, losses, methods
+from cgvq_jax import fit, initialize, losses, methods, rasterize
 from cgvq_jax.bitstream.container import ContainerError
 from cgvq_jax.codec import Decoded, decode, encode, render
 from cgvq_jax.fit import FitError
 from cgvq_jax.images import load, save
-from cgvq_jax.rasterize.api import rasterize
 from cgvq_jax.types import Gaussians, Method, Quantized, Quantizer
 
 __all__ = [

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from cgvq_jax.losses import Loss, l2
 from cgvq_jax.rasterize.api import validate
 from cgvq_jax.rasterize.tiles import bin_gaussians, initial_capacity, is_stale, round_capacity
-from cgvq_jax.rasterize.xla import rasterize_binned
+from cgvq_jax.rasterize.xla import compiler_options, rasterize_binned
 from cgvq_jax.types import Gaussians
 
 BLOCK_STEPS = 50  # steps a block: how often progress is shown and a state can be saved
@@ -107,14 +107,20 @@ def initial_state(params: Any, carry: Any, optimizer: optax.GradientTransformati
 def margin(gaussians: Gaussians) -> Float[Array, 'N']:
   """How far (px) an ellipse may drift before its tile lists are made anew: wider lists evaluate
   more pairs, narrower ones are made more often. Large Gaussians also grow by larger steps."""
-  return 1.0 + 0.5 * jnp.exp(jnp.max(gaussians.log_scale, axis=-1))
+  return 0.5 + 0.1 * jnp.exp(jnp.max(gaussians.log_scale, axis=-1))
 
 
 def _nonfinite(tree: Any) -> Any:
   return jax.tree.map(lambda leaf: ~jnp.all(jnp.isfinite(leaf)), tree)
 
 
-@partial(jax.jit, static_argnames=('forward', 'loss', 'optimizer', 'steps', 'capacity'))
+@lru_cache
+def _block_program():
+  # Made at the first call: which options apply is known once the backend is.
+  static = ('forward', 'loss', 'optimizer', 'steps', 'capacity')
+  return jax.jit(_run_block, static_argnames=static, compiler_options=compiler_options())
+
+
 def _run_block(state, context, target, *, forward, loss, optimizer, steps, capacity):
   height, width, _ = target.shape
 
@@ -190,7 +196,7 @@ def run(
   done = int(state.step)
   while done < steps:
     block = min(BLOCK_STEPS, steps - done)
-    after, losses, bad, psnr, pairs = _run_block(
+    after, losses, bad, psnr, pairs = _block_program()(
       state,
       context,
       target,

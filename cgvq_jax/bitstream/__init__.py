@@ -1,0 +1,1 @@
+"""The file: `container` lays it out, `entropy` codes its integers."""

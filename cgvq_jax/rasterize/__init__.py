@@ -1,0 +1,1 @@
+"""The one operation with several implementations; `api.rasterize` is the way in."""

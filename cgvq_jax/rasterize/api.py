@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache
 
 import jax
 from jaxtyping import Array, Float
@@ -50,9 +50,15 @@ def rasterize(
   if name not in _IMPLEMENTATIONS:
     raise ValueError(f'{implementation=}: wanted one of {sorted(_IMPLEMENTATIONS)}')
   validate(gaussians, height, width)
-  return _render(gaussians, name=name, height=height, width=width)
+  return _program()(gaussians, name=name, height=height, width=width)
 
 
-@partial(jax.jit, static_argnames=('name', 'height', 'width'))
+@lru_cache
+def _program():
+  # Made at the first call: which options apply is known once the backend is.
+  static = ('name', 'height', 'width')
+  return jax.jit(_render, static_argnames=static, compiler_options=xla.compiler_options())
+
+
 def _render(gaussians, *, name, height, width):
   return _IMPLEMENTATIONS[name](gaussians, height, width)
