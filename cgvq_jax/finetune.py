@@ -50,10 +50,10 @@ class Context:
 
 
 # A quarter of the fit's rates: the Gaussians are near their places and follow the rounding.
-# Steps and offsets move by about a hundredth of a quantizer step each.
+# Steps and offsets (log px, radians) move by a few hundredths of a quantizer step each.
 RATES = Trained(
   gaussians=Gaussians(mean_xy=0.2, log_scale=0.04, rotation=0.04, color=0.01),
-  quantizers=5e-4,  # pyright: ignore[reportArgumentType]  (a prefix of the tree)
+  quantizers=2e-3,  # pyright: ignore[reportArgumentType]  (a prefix of the tree)
 )
 
 

@@ -148,21 +148,21 @@ def _seed(key, points, weights, num_clusters):
   # The number of draws that Arthur and Vassilvitskii's own code and scikit-learn use.
   num_draws = 2 + int(math.log(num_clusters))
   columns = points.T
+  uniform = jax.random.uniform(key, (num_clusters, num_draws))
 
-  def draw(key, mass, shape):
+  def draw(uniform, mass):
     cumulative = jnp.cumsum(mass)
-    threshold = jax.random.uniform(key, (*shape, 1)) * cumulative[-1]
     # No mass at all counts every point and so goes past the end; the callers replace that draw.
-    index = jnp.sum(cumulative <= threshold, axis=-1)
+    index = jnp.sum(cumulative <= uniform[:, None] * cumulative[-1], axis=-1)
     return jnp.minimum(index, points.shape[0] - 1), cumulative[-1] > 0
 
-  first, drawn = draw(jax.random.fold_in(key, 0), weights, ())
-  start = jnp.where(drawn, points[first], 0)
+  first, drawn = draw(uniform[0, :1], weights)
+  start = jnp.where(drawn, points[first[0]], 0)
   centers = jnp.broadcast_to(start, (num_clusters, points.shape[1]))
 
   def add(count, state):
     centers, distance = state
-    draws, drawn = draw(jax.random.fold_in(key, count), weights * distance, (num_draws,))
+    draws, drawn = draw(uniform[count], weights * distance)
     distances = jax.vmap(lambda index: _squared_distance(columns, points[index]))(draws)
     distances = jnp.minimum(distance, distances)  # [draws, N]
     best = jnp.argmin(jnp.sum(weights * distances, axis=1))

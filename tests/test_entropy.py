@@ -3,10 +3,11 @@ from __future__ import annotations
 import format_decoder
 import numpy as np
 import pytest
-from cgvq_jax.bitstream import entropy
-from cgvq_jax.bitstream.entropy import Layout, decode, encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from cgvq_jax.bitstream import entropy
+from cgvq_jax.bitstream.entropy import Layout, decode, encode
 
 
 def bells(rng, counts, alphabet):
@@ -117,6 +118,13 @@ def test_tiny_and_empty_clusters_cost_no_padding():
   assert len(assert_round_trip([values], [Layout(64, counts)])) <= 6 * len(values) / 8 + 5
 
 
+def test_more_values_than_a_histogram_can_count_keep_their_proportions():
+  rng = np.random.default_rng(11)
+  values = rng.choice(8, size=1_000_000, p=[0.6, 0.2, 0.1, 0.05, 0.03, 0.01, 0.009, 0.001])
+  data = assert_round_trip([values], [Layout(8, [len(values)])])
+  assert len(data) < 1.005 * empirical_bytes(values, [len(values)], 8)
+
+
 def test_constant_columns_cost_a_few_bytes():
   values = np.full(10000, 41, np.int32)
   assert len(assert_round_trip([values], [Layout(64, [10000])])) < 20
@@ -224,6 +232,23 @@ def test_decode_refuses_streams_that_end_elsewhere():
     decode(data + b'\0', [Layout(64, [500])])
   with pytest.raises(ValueError, match='wanted its end'):
     decode(b'\1', [])
+
+
+@pytest.mark.parametrize(
+  ('levels', 'message'),
+  [
+    ([2, 1, 0, -1], r'histogram levels: wanted 0\.\.15, got -1\.\.2'),
+    ([14, 15, 16, 3], r'histogram levels: wanted 0\.\.15, got 3\.\.16'),
+    ([0, 0, 0, 0], 'histogram: wanted a frequency above 0, got none'),
+  ],
+)
+def test_decode_refuses_histograms_that_are_none(levels, message):
+  kind = 1 + entropy.shapes(4).index((1, 1, 8))
+  writer = entropy._Writer()
+  writer.put_uniform(1, 2)  # both bits of four values have bins
+  entropy._put_histogram(writer, entropy.Histogram(kind, np.array(levels), np.ones(4, np.int64)))
+  with pytest.raises(ValueError, match=message):
+    decode(writer.to_bytes(), [Layout(4, [1])])
 
 
 @settings(max_examples=300, deadline=None)

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from cgvq_jax.bitstream.fields import ContainerError, FieldReader, FieldWriter
 from hypothesis import given
 from hypothesis import strategies as st
+
+from cgvq_jax.bitstream.fields import ContainerError, FieldReader, FieldWriter
 
 
 def reader(data):
@@ -45,7 +46,7 @@ def test_bad_varints_are_named(data, message):
 
 @pytest.mark.parametrize('value', [2.0, '3', None, -1, 1001])
 def test_writing_a_number_that_does_not_fit_is_named(value):
-  with pytest.raises(ContainerError, match='size: wanted .*, got '):
+  with pytest.raises(ContainerError, match=r'size: wanted .*, got '):
     FieldWriter().varint('size', value, 0, 1000)
 
 

@@ -285,9 +285,8 @@ def _put_column(
   for high_bits in sorted({min(bits, tried) for tried in _TRIED_HIGH_BITS}):
     shift = bits - high_bits
     num_bins = (alphabet - 1 >> shift) + 1
-    occurrences = np.bincount(
-      group * num_bins + (values >> shift), minlength=len(counts) * num_bins
-    )
+    bins = group * num_bins + (values >> shift)
+    occurrences = np.bincount(bins, minlength=len(counts) * num_bins)
     plan = _plan(occurrences.reshape(len(counts), num_bins), high_bits)
     plans.append(plan._replace(cost=plan.cost + len(values) * shift * _COST_UNITS))
   plan = min(plans, key=lambda plan: plan.cost)

@@ -71,7 +71,7 @@ class FieldReader:
       number |= (byte & 127) << shift
       shift += 7
       if shift > 7 * _VARINT_BYTES or (byte == 0 and shift > 7):
-        raise ContainerError(f'{field}: wanted the shortest varint of a number, got a longer one')
+        raise ContainerError(f'{field}: wanted the shortest varint, got a longer one')
     return _within(field, number, low, high)
 
   def name(self, field: str) -> str:

@@ -1,0 +1,8 @@
+"""python -m cgvq_jax encode|decode|info"""
+
+import sys
+
+from cgvq_jax.cli import main
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,251 @@
+"""The command line for single files: encode, decode, info."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from cgvq_jax import codec, images, metrics
+from cgvq_jax.bitstream import container
+from cgvq_jax.fit import Progress
+from cgvq_jax.methods import METHODS
+from cgvq_jax.progress import Stages
+
+_EXTENSION = '.cgvq'
+_EPILOG = """example:
+  cgvq encode photo.png photo.cgvq
+  cgvq info photo.cgvq
+  cgvq decode photo.cgvq photo_again.png
+  cgvq decode photo.cgvq larger.png --scale 2
+
+exit codes: 0 done, 1 it failed on the way, 2 a bad command or a bad file, 130 stopped by Ctrl-C
+"""
+
+
+class UsageError(ValueError):
+  """What the command was given cannot work: its name, what was wanted and what was got."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one command and returns its exit code; errors are one line on stderr."""
+  try:
+    arguments = _parser().parse_args(argv)
+  except SystemExit as finished:  # argparse's own, after --help or a usage error
+    return int(finished.code or 0)
+  try:
+    arguments.command(arguments)
+    return 0
+  except (UsageError, images.ImageError, container.ContainerError) as error:
+    return _failed(error, 2)
+  except KeyboardInterrupt:
+    return _failed('stopped', 130)
+  except (RuntimeError, OSError, MemoryError) as error:  # FitError and XLA's are RuntimeErrors
+    return _failed(error, 1)
+
+
+def _encode(arguments: argparse.Namespace) -> None:
+  """IN -> OUT, with what reading it converted, progress, and a line on what came out."""
+  _check_place(arguments.output)
+  if arguments.output.suffix.lower() != _EXTENSION:
+    raise UsageError(f'{arguments.output}: wanted a name that ends in {_EXTENSION}')
+  tell = _silent if arguments.quiet else print
+  loaded = images.load(arguments.input)
+  for note in loaded.notes:
+    tell(f'{arguments.input}: {note}')
+  start = time.perf_counter()
+  data = _encoded(arguments, loaded.pixels)
+  seconds = time.perf_counter() - start
+  try:
+    container.write_file(arguments.output, data)
+  except container.ContainerError as error:  # the disk's fault and not the command's
+    raise OSError(str(error)) from error
+  decoded = images.to_bytes8(codec.render(codec.decode(data)))
+  psnr = metrics.psnr(images.to_bytes8(loaded.pixels), decoded)
+  bpp = metrics.bpp(len(data), *decoded.shape[:2])
+  tell(f'{arguments.output}: {len(data)} bytes, {bpp:.4f} bpp, PSNR {psnr:.2f} dB, {seconds:.1f} s')
+
+
+def _encoded(arguments: argparse.Namespace, pixels: Float[np.ndarray, 'H W C']) -> bytes:
+  fit_steps = arguments.fit_steps
+  finetune_steps = arguments.finetune_steps or max(fit_steps // 2, 1)
+  steps = {'fit': fit_steps, 'finetune': finetune_steps}
+  stages = Stages(arguments.input.name, steps, arguments.quiet)
+
+  def begin(stage: str, state: Any) -> Any:
+    stages.begin(stage)
+    return state
+
+  def on_block(stage: str, state: Any, progress: Progress) -> None:
+    del state
+    stages.show(stage, progress)
+
+  try:
+    return codec.encode(
+      pixels,
+      METHODS[arguments.method](pixels.shape[2]),
+      num_gaussians=arguments.num_gaussians,
+      num_clusters=arguments.num_clusters,
+      fit_steps=fit_steps,
+      finetune_steps=finetune_steps,
+      seed=arguments.seed,
+      resume=begin,
+      on_block=on_block,
+    )
+  except ValueError as error:
+    raise UsageError(f'{arguments.input}: {error}') from error
+  finally:
+    stages.close()
+
+
+def _decode(arguments: argparse.Namespace) -> None:
+  """IN -> an image at OUT."""
+  _check_place(arguments.output)
+  data = container.read_file(arguments.input)
+  with _naming(arguments.input):
+    _check_format(arguments.output, container.describe(data)['channels'])
+    pixels = codec.render(codec.decode(data), arguments.scale)
+  try:
+    images.save(arguments.output, pixels)
+  except images.ImageError as error:  # its format was tried: the disk, or a limit on sides
+    raise OSError(str(error)) from error
+
+
+def _info(arguments: argparse.Namespace) -> None:
+  """What a file says of itself."""
+  data = container.read_file(arguments.input)
+  with _naming(arguments.input):
+    about = container.describe(data)
+  if arguments.json:
+    print(json.dumps(about, indent=1))
+    return
+  print(f'{arguments.input}: version {about["version"]}, method {about["method"]}')
+  print(f'image         {about["width"]} x {about["height"]} px, {about["channels"]} channels')
+  print(f'N             {about["num_gaussians"]} Gaussians')
+  print(f'K             {about["num_clusters"]} clusters')
+  print(f'size          {about["bytes"]} bytes, {about["bpp"]:.4f} bpp')
+  for name, size in about['sections'].items():
+    print(f'  {name:<15} {size:>9} bytes {100 * size / about["bytes"]:5.1f} %')
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+  """Puts the file's name before an error in what it holds."""
+  try:
+    yield
+  except UsageError:
+    raise
+  except ValueError as error:
+    raise UsageError(f'{path}: {error}') from error
+
+
+def _check_place(path: Path) -> None:
+  """Before the work: that a file can be written there."""
+  if path.is_dir():
+    raise UsageError(f'{path}: wanted a name for a file, got a folder')
+  if not path.parent.is_dir():
+    raise UsageError(f'{path}: wanted a folder that exists, got {path.parent}')
+  if not os.access(path.parent, os.W_OK):
+    raise UsageError(f'{path}: wanted a folder that can be written, got {path.parent}')
+
+
+def _check_format(path: Path, channels: int) -> None:
+  """Before the work: that Pillow writes such files, by writing one pixel."""
+  file_format = Image.registered_extensions().get(path.suffix.lower())
+  if file_format not in Image.SAVE:
+    raise UsageError(f'{path}: wanted a name that ends in .png, .jpg, .webp or so')
+  try:
+    pixel = images.to_picture(np.zeros((1, 1, channels), np.uint8))
+    pixel.save(io.BytesIO(), file_format)
+  except (OSError, ValueError) as error:
+    raise UsageError(f'{path}: wanted a format for {channels} channels, got: {error}') from error
+
+
+def _whole(text: str) -> int:
+  """A whole number from 1."""
+  if (number := int(text)) < 1:
+    raise argparse.ArgumentTypeError(f'wanted 1 or more, got {number}')
+  return number
+
+
+def _positive(text: str) -> float:
+  """A finite number above 0."""
+  if not 0 < (number := float(text)) < math.inf:
+    raise argparse.ArgumentTypeError(f'wanted a number above 0, got {text}')
+  return number
+
+
+def _seed(text: str) -> int:
+  if not 0 <= (number := int(text)) < 2**32:
+    raise argparse.ArgumentTypeError(f'wanted 0 to {2**32 - 1}, got {number}')
+  return number
+
+
+def _parser() -> argparse.ArgumentParser:
+  style: dict[str, Any] = {'formatter_class': argparse.RawDescriptionHelpFormatter}
+  parser = argparse.ArgumentParser(
+    'cgvq', description='Images as 2D Gaussians in a small file, and back.', epilog=_EPILOG, **style
+  )
+  commands = parser.add_subparsers(required=True, metavar='encode|decode|info')
+
+  def add(name: str, command: Callable[..., None], about: str, example: str):
+    epilog = f'example:\n  cgvq {example}'
+    added = commands.add_parser(name, help=about, description=about, epilog=epilog, **style)
+    added.set_defaults(command=command)
+    added.add_argument('input', metavar='IN', type=Path)
+    return added
+
+  encode = add(
+    'encode',
+    _encode,
+    'Compress an image (any that Pillow reads) into a .cgvq file.',
+    'encode photo.png photo.cgvq --num_gaussians 20000 --steps 2000',
+  )
+  encode.add_argument('output', metavar='OUT', type=Path, help='ends in .cgvq')
+  number: dict[str, Any] = {'type': _whole, 'metavar': 'N'}
+  encode.add_argument('--method', choices=METHODS, default='cgvq', help='default: %(default)s')
+  encode.add_argument(
+    '--num_gaussians', default=10_000, help='more: better and larger (%(default)s)', **number
+  )
+  encode.add_argument('--num_clusters', help="default: the method's own", **number)
+  encode.add_argument(
+    '--fit_steps', '--steps', default=1000, help='more: better and slower (%(default)s)', **number
+  )
+  encode.add_argument('--finetune_steps', help='default: half of --fit_steps', **number)
+  encode.add_argument('--seed', type=_seed, default=0, metavar='N', help='default: %(default)s')
+  encode.add_argument('--quiet', action='store_true', help='print nothing but errors')
+
+  decode = add(
+    'decode',
+    _decode,
+    'Make an image of a .cgvq file, at its size or any other.',
+    'decode photo.cgvq photo.png --scale 2',
+  )
+  decode.add_argument('output', metavar='OUT', type=Path, help='ends in .png or so')
+  decode.add_argument('--scale', type=_positive, default=1.0, metavar='S', help='default: 1')
+
+  info = add('info', _info, 'Say what is in a .cgvq file.', 'info photo.cgvq --json')
+  info.add_argument('--json', action='store_true', help='all of it, as JSON')
+  return parser
+
+
+def _silent(line: str) -> None:
+  del line
+
+
+def _failed(error: object, code: int) -> int:
+  text = str(error).strip() or type(error).__name__
+  print(f'cgvq: {text.splitlines()[0]}', file=sys.stderr)
+  return code

@@ -1,0 +1,410 @@
+"""Many images: each encoded to a file by each method, decoded in a new process and measured.
+
+Under the working folder:
+  <method>/<N>/<image>.cgvq   the file; <method>-K<K> where K is not the method's own
+  <method>/<N>/<image>.png    what a new process decoded of it
+  <method>/<N>/<image>.json   its row and the settings that it was made with
+  fits/<N>/<image>/           states of the fit, which all methods share, and of a fine-tuning
+  classic.json                rows of JPEG and WebP
+  results.json, report.md, rate_distortion.png
+Everything appears whole or not at all and is looked at before it is made, so the same job run again
+makes what is missing, what other settings made, and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from cgvq_jax import checkpoint, classic, codec, images, initialize, losses, metrics, report
+from cgvq_jax.bitstream import container
+from cgvq_jax.fit import FitError, Progress
+from cgvq_jax.methods import METHODS
+from cgvq_jax.progress import Stages
+
+LOSSES = {f.__name__: f for f in (losses.l2, losses.l1, losses.l1_ssim, losses.feature)}
+INITIALIZERS = {f.__name__: f for f in (initialize.gradient_guided, initialize.random)}
+_DECODES = 5  # of which decode_seconds is the median
+_PACKAGE_PARENT = Path(__file__).parents[1]
+
+
+class Source(NamedTuple):
+  """An image of the job, read when its turn comes."""
+
+  name: str
+  load: Callable[[], images.LoadedImage]
+
+
+class Point(NamedTuple):
+  """What to make of each image."""
+
+  method: str  # a key of METHODS
+  num_gaussians: int
+  num_clusters: int
+
+
+class Settings(NamedTuple):
+  """What else the files depend on."""
+
+  fit_steps: int = 1000
+  finetune_steps: int = 500
+  seed: int = 0
+  loss: str = 'l2'  # a key of LOSSES
+  initializer: str = 'gradient_guided'  # a key of INITIALIZERS
+
+
+class Outcome(NamedTuple):
+  """What a job did: numbers of files, and a line for each failure."""
+
+  encoded: int
+  unchanged: int
+  failures: list[str]
+
+
+class DecodeError(RuntimeError):
+  """A new process could not decode a file; says which, and what that process said."""
+
+
+def grid(
+  methods: Sequence[str], num_gaussians: Sequence[int], num_clusters: Sequence[int | None] = (None,)
+) -> list[Point]:
+  """Every method at every N and K, each once; K = None is the method's own, and K is at most N."""
+  points = [
+    Point(method, count, min(clusters or METHODS[method]().num_clusters, count))
+    for count, method, clusters in itertools.product(num_gaussians, methods, num_clusters)
+  ]
+  return list(dict.fromkeys(points))
+
+
+def run(
+  sources: Sequence[Source],
+  workdir: str | os.PathLike[str],
+  *,
+  points: Sequence[Point],
+  settings: Settings,
+  with_classic: bool = True,
+  checkpoint_seconds: float = 60.0,
+) -> Outcome:
+  """Makes every point of every image, one after another; what is there already is left alone.
+
+  An image or a point that fails is reported on stderr and the others go on. The state of the
+  running stage is saved every `checkpoint_seconds` and on KeyboardInterrupt, which goes through.
+
+  A row's `encode_seconds` are what one file would take a user: wall seconds from the pixels to the
+  bytes, compilation included where this process compiled, the shared fit counted in each row, and
+  of an encode that was killed and went on, without the work that was lost. `decode_seconds` are
+  the median of some decodes of the bytes to pixels once everything is compiled. The quality is that
+  of the PNG that a new process decoded.
+
+  Raises:
+    OSError: the folder cannot be made or written.
+  """
+  workdir = Path(workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  records = _read_records(workdir)
+  classic_rows = _read_json(workdir / 'classic.json', [])
+  failures: list[str] = []
+  encoded = unchanged = 0
+  for source in sources:
+    with _reported(source.name, failures):
+      image = source.load()
+      for note in image.notes:
+        print(f'{source.name}: {note}', flush=True)
+      digest = _digest(image.pixels)
+      if with_classic:
+        classic_rows = _with_classic(workdir, classic_rows, source.name, image.pixels, digest)
+      for point in points:
+        task = _Task(source.name, digest, point, settings, workdir)
+        record = records.pop(task.file, None)
+        if record and record['settings'] == task.settings_of_file():
+          records[task.file] = record
+          unchanged += 1
+          continue
+        with _reported(task.title, failures):
+          records[task.file] = _make(task, image.pixels, checkpoint_seconds)
+          encoded += 1
+          _write_results(workdir, records)
+  _write_results(workdir, records)
+  _write_report(workdir, records, classic_rows if with_classic else [])
+  return Outcome(encoded, unchanged, failures)
+
+
+class _Task(NamedTuple):
+  """One file to be made."""
+
+  image: str
+  digest: str  # of the image's pixels
+  point: Point
+  settings: Settings
+  workdir: Path
+
+  @property
+  def title(self) -> str:
+    method, count, clusters = self.point
+    return f'{self.image} {method} N={count} K={clusters}'
+
+  @property
+  def file(self) -> Path:
+    method, count, clusters = self.point
+    usual = min(METHODS[method]().num_clusters, count)
+    folder = method if clusters == usual else f'{method}-K{clusters}'
+    return self.workdir / folder / str(count) / f'{self.image}.cgvq'
+
+  @property
+  def steps(self) -> dict[str, int]:
+    return {'fit': self.settings.fit_steps, 'finetune': self.settings.finetune_steps}
+
+  @property
+  def folders(self) -> dict[str, Path]:
+    """Where each stage's state is kept."""
+    states = self.workdir / 'fits' / str(self.point.num_gaussians) / self.image
+    return {'fit': states / 'fit', 'finetune': states / self.file.parts[-3]}
+
+  def settings_of_fit(self) -> dict[str, Any]:
+    names = ('fit_steps', 'seed', 'loss', 'initializer')
+    chosen = {name: getattr(self.settings, name) for name in names}
+    return {'image': self.digest, 'num_gaussians': self.point.num_gaussians, **chosen}
+
+  def settings_of_file(self) -> dict[str, Any]:
+    return {'image': self.digest, **self.point._asdict(), **self.settings._asdict()}
+
+
+class _Keeper:
+  """Keeps the states of an encode's two stages, and its clock, which a saved state sets."""
+
+  def __init__(self, task: _Task, every: float, stages: Stages):
+    self._task, self._every, self._stages = task, every, stages
+    self._settings = {'fit': task.settings_of_fit(), 'finetune': task.settings_of_file()}
+    self._unsaved: tuple[str, Any, int] | None = None
+    self._zero = self._saved_at = time.perf_counter()
+
+  @property
+  def seconds(self) -> float:
+    """Spent on this encode, also by earlier processes up to the states that they left."""
+    return time.perf_counter() - self._zero
+
+  def resume(self, stage: str, start: Any) -> Any:
+    folder = self._task.folders[stage]
+    try:
+      saved = checkpoint.restore(folder, start, self._settings[stage])
+    except checkpoint.CheckpointError as error:
+      print(f'{error}: starts anew', flush=True)
+      checkpoint.remove(folder)
+      saved = None
+    if saved is None:
+      self._stages.begin(stage)
+      return start
+    self._zero = time.perf_counter() - saved.seconds
+    if saved.step < self._task.steps[stage]:
+      print(f'{self._task.title} {stage}: goes on from step {saved.step}', flush=True)
+    self._stages.begin(stage, saved.step)
+    return saved.state
+
+  def on_block(self, stage: str, state: Any, progress: Progress) -> None:
+    self._unsaved = stage, state, progress.step
+    due = time.perf_counter() - self._saved_at >= self._every
+    if due or progress.step == self._task.steps[stage]:
+      self.save()
+    self._stages.show(stage, progress)
+
+  def save(self) -> None:
+    """Saves the last block's state if it is not saved yet."""
+    if self._unsaved is not None:
+      stage, state, step = self._unsaved
+      folder = self._task.folders[stage]
+      checkpoint.save(folder, step, state, self._settings[stage], self.seconds)
+      self._unsaved, self._saved_at = None, time.perf_counter()
+
+
+def _make(task: _Task, pixels: Float[np.ndarray, 'H W C'], every: float) -> dict[str, Any]:
+  """Encodes, decodes and measures one file; returns its record."""
+  task.file.parent.mkdir(parents=True, exist_ok=True)
+  record_file = task.file.with_suffix('.json')
+  record_file.unlink(missing_ok=True)
+  stages = Stages(task.title, task.steps)
+  keeper = _Keeper(task, every, stages)
+  method, num_gaussians, num_clusters = task.point
+  try:
+    data = codec.encode(
+      pixels,
+      METHODS[method](pixels.shape[2]),
+      num_gaussians=num_gaussians,
+      num_clusters=num_clusters,
+      fit_steps=task.settings.fit_steps,
+      finetune_steps=task.settings.finetune_steps,
+      seed=task.settings.seed,
+      initializer=INITIALIZERS[task.settings.initializer],
+      loss=LOSSES[task.settings.loss],
+      resume=keeper.resume,
+      on_block=keeper.on_block,
+    )
+  except KeyboardInterrupt:
+    keeper.save()
+    raise
+  finally:
+    stages.close()
+  encode_seconds = keeper.seconds
+  container.write_file(task.file, data)
+  row = _row(task, images.to_bytes8(pixels), data, encode_seconds)
+  checksum = hashlib.sha256(data).hexdigest()
+  record = {'settings': task.settings_of_file(), 'sha256': checksum, 'row': row}
+  images.write_atomically(record_file, (json.dumps(record, indent=1) + '\n').encode())
+  checkpoint.remove(task.folders['finetune'])
+  print(
+    f'{task.title}: {row["bytes"]} bytes, {row["bpp"]:.4f} bpp, {row["psnr"]:.2f} dB, '
+    f'MS-SSIM {row["ms_ssim"]:.4f}, {encode_seconds:.1f} s',
+    flush=True,
+  )
+  return record
+
+
+def _row(
+  task: _Task, original: UInt8[np.ndarray, 'H W C'], data: bytes, encode_seconds: float
+) -> dict[str, Any]:
+  """The measures of one file."""
+  decoded = _decode_in_new_process(task.file)
+  about = container.describe(data)
+  return {
+    'image': task.image,
+    'method': about['method'],
+    'num_gaussians': about['num_gaussians'],
+    'num_clusters': about['num_clusters'],
+    'fit_steps': task.settings.fit_steps,
+    'finetune_steps': task.settings.finetune_steps,
+    'bytes': about['bytes'],
+    'sections': about['sections'],
+    'bpp': about['bpp'],
+    'psnr': metrics.psnr(original, decoded),
+    'ssim': metrics.ssim(original, decoded),
+    'ms_ssim': metrics.ms_ssim(original, decoded),
+    'encode_seconds': encode_seconds,
+    'decode_seconds': _decode_seconds(data),
+    'device': _device(),
+  }
+
+
+def _decode_in_new_process(file: Path) -> UInt8[np.ndarray, 'H W C']:
+  """The 8-bit pixels of the PNG that another process makes of a file, left beside it."""
+  png = file.with_suffix('.png')
+  path = os.pathsep.join(filter(None, [str(_PACKAGE_PARENT), os.environ.get('PYTHONPATH')]))
+  # This process holds most of a GPU's memory; the other takes only what it needs of the rest.
+  environment = {**os.environ, 'PYTHONPATH': path, 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
+  done = subprocess.run(
+    [sys.executable, '-m', 'cgvq_jax', 'decode', str(file), str(png)],
+    env=environment,
+    capture_output=True,
+    text=True,
+  )
+  if done.returncode:
+    said = done.stderr.strip().splitlines() or ['nothing']
+    raise DecodeError(f'{file}: the decoder ended with {done.returncode} and said: {said[-1]}')
+  return images.to_bytes8(images.load(png).pixels)
+
+
+def _decode_seconds(data: bytes) -> float:
+  """From bytes to pixels, warm."""
+  seconds = []
+  for _ in range(1 + _DECODES):
+    start = time.perf_counter()
+    codec.render(codec.decode(data))
+    seconds.append(time.perf_counter() - start)
+  return statistics.median(seconds[1:])
+
+
+def _device() -> str:
+  device = jax.devices()[0]
+  return f'CPU, {os.cpu_count()} cores' if device.platform == 'cpu' else device.device_kind
+
+
+@contextmanager
+def _reported(name: str, failures: list[str]) -> Iterator[None]:
+  """Turns a failure into a line; one that nobody foresaw is also shown in full."""
+  try:
+    yield
+  except Exception as error:
+    foreseen = (images.ImageError, container.ContainerError, FitError, DecodeError, OSError)
+    if not isinstance(error, foreseen):
+      traceback.print_exc()
+    lines = str(error).strip().splitlines() or ['']
+    failures.append(f'{name}: {type(error).__name__}: {lines[0]}')
+    print(f'failed: {failures[-1]}', file=sys.stderr, flush=True)
+
+
+def _digest(pixels: Float[np.ndarray, 'H W C']) -> str:
+  return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+
+def _with_classic(
+  workdir: Path, rows: list[dict[str, Any]], name: str, pixels: np.ndarray, digest: str
+) -> list[dict[str, Any]]:
+  """The classic codecs' rows, those of this image among them."""
+  if any(row['image'] == name and row['source'] == digest for row in rows):
+    return rows
+  measured = [
+    {**row, 'source': digest}
+    for codec_name in ('JPEG', 'WebP')
+    for row in classic.points(images.to_bytes8(pixels), codec_name, name)
+  ]
+  rows = [row for row in rows if row['image'] != name] + measured
+  if measured:
+    report.write_json(workdir / 'classic.json', rows)
+  return rows
+
+
+def _read_json(path: Path, default: Any) -> Any:
+  """A file's contents, or the default where there is no such file or it is damaged."""
+  try:
+    return json.loads(path.read_text('utf-8'))
+  except (OSError, ValueError):
+    return default
+
+
+def _read_records(workdir: Path) -> dict[Path, dict[str, Any]]:
+  """By file, the records whose file is there as it was made."""
+  records = {}
+  for path in workdir.glob('*/*/*.json'):
+    file, record = path.with_suffix('.cgvq'), _read_json(path, None)
+    if isinstance(record, dict) and {'settings', 'sha256', 'row'} <= record.keys():
+      data = file.read_bytes() if file.is_file() else b''
+      if hashlib.sha256(data).hexdigest() == record['sha256']:
+        records[file] = record
+  return records
+
+
+def _rows(records: dict[Path, dict[str, Any]]) -> list[dict[str, Any]]:
+  keys = ('method', 'num_gaussians', 'num_clusters', 'image')
+  rows = [record['row'] for record in records.values()]
+  return sorted(rows, key=lambda row: tuple(row[key] for key in keys))
+
+
+def _write_results(workdir: Path, records: dict[Path, dict[str, Any]]) -> None:
+  """Writes results.json, unless it holds these rows already."""
+  rows = _rows(records)
+  if _read_json(workdir / 'results.json', None) != rows:
+    report.write_json(workdir / 'results.json', rows)
+
+
+def _write_report(
+  workdir: Path, records: dict[Path, dict[str, Any]], classic_rows: list[dict[str, Any]]
+) -> None:
+  """Writes the report and its plot, unless they say this already."""
+  rows = _rows(records)
+  written, plot = workdir / 'report.md', workdir / 'rate_distortion.png'
+  said = written.read_text('utf-8') if written.is_file() and plot.is_file() else ''
+  if rows and not said.startswith(report.markdown(rows, classic_rows)):
+    report.write(workdir, rows, classic_rows)
