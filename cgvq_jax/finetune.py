@@ -14,6 +14,7 @@ from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from cgvq_jax import fit
+from cgvq_jax.bitstream.ordering import canonical
 from cgvq_jax.cluster import join, layout, split
 from cgvq_jax.images import to_bytes8
 from cgvq_jax.losses import Loss, l2
@@ -162,7 +163,7 @@ def freeze(
     return Stream(quantizer.name, quantizer.alphabets, table, ordered.astype(np.int32))
 
   streams = _each(method, stream, tables, symbols)
-  return Symbols(
+  symbols = Symbols(
     height=height,
     width=width,
     channels=trained.gaussians.num_channels,
@@ -170,6 +171,7 @@ def freeze(
     counts=np.asarray(context.clusters.counts, np.int32),
     **{a: getattr(streams, a) for a in ATTRIBUTES},
   )
+  return canonical(symbols)
 
 
 def thaw(symbols: Symbols, quantizers: dict[str, Quantizer]) -> Gaussians:

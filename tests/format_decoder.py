@@ -133,9 +133,20 @@ class Fields:
     return self.take(self.varint())
 
 
+def add_gaps(high, low, counts):
+  values = []
+  for count in counts:
+    value = 0
+    for _ in range(count):
+      value += high[len(values)] * 64 + low[len(values)]
+      values.append(value)
+  return values
+
+
 def decode_attribute(fields, counts):
   quantizer = fields.text()
   alphabets = [fields.varint() for _ in range(fields.varint())]
+  is_sorted = fields.varint()
   tables = []
   for _ in range(fields.varint()):
     name, kind = fields.text(), fields.varint()
@@ -148,7 +159,12 @@ def decode_attribute(fields, counts):
   if tables:
     layouts = [(alphabet, [size]) for _, alphabet, _, size in tables]
     values = decode_stream(fields.block(), layouts)
-  columns = decode_stream(fields.block(), [(alphabet, counts) for alphabet in alphabets])
+  coded_alphabets = list(alphabets)
+  if is_sorted:
+    coded_alphabets[:1] = [(alphabets[0] - 1) // 64 + 1, min(alphabets[0], 64)]
+  columns = decode_stream(fields.block(), [(alphabet, counts) for alphabet in coded_alphabets])
+  if is_sorted:
+    columns[:2] = [add_gaps(columns[0], columns[1], counts)]
   return {
     'quantizer': quantizer,
     'alphabets': alphabets,

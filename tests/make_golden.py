@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cgvq_jax.bitstream import container
+from cgvq_jax.bitstream import container, ordering
 from cgvq_jax.types import Stream, Symbols
 
 FOLDER = Path(__file__).parent / 'golden'
@@ -72,6 +72,11 @@ def clustered() -> Symbols:
   )
 
 
+def sorted_by_position() -> Symbols:
+  """The same, in the order that lets positions be coded as gaps."""
+  return ordering.canonical(clustered())
+
+
 def odd() -> Symbols:
   """Alphabets that are no powers of two, or 1; columns of one value; four channels; no tables."""
   counts = np.array([70, 1], np.int32)
@@ -107,7 +112,7 @@ def single() -> Symbols:
   )
 
 
-CASES = {'v1_clustered': clustered, 'v1_odd': odd, 'v1_single': single}
+CASES = {'v1_clustered': clustered, 'v1_sorted': sorted_by_position, 'v1_odd': odd, 'v1_single': single}
 
 
 if __name__ == '__main__':

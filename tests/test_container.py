@@ -313,7 +313,7 @@ def test_mutated_files_are_refused_or_read_as_valid_symbols():
 
 def test_a_few_bytes_cannot_ask_for_more_than_the_limits():
   header = b'CGVQ\x01' + b'\x01\x01\x03' + b'\x01x'  # 1x1 px, 3 channels, method 'x'
-  attribute = b'\x01q' + b'\x02\x40\x40' + b'\x00' + b'\x01\x01'  # two columns of 64, one byte
+  attribute = b'\x01q' + b'\x02\x40\x40' + b'\x00\x00' + b'\x01\x01'  # two columns of 64, one byte
   largest = b'\x01' + b'\x80\x80\x80\x02'  # K = 1, 2^22 Gaussians
   started = time.perf_counter()
   with pytest.raises(ContainerError, match='position symbols: coded stream: wanted its end'):

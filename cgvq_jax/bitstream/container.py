@@ -2,7 +2,7 @@
 
     'CGVQ' version height width channels method K counts
     three times, for position, rotation-scale and colour:
-      quantizer alphabets | tables: names, types, shapes, coded entries | coded symbols
+      quantizer alphabets order | tables: names, types, shapes, coded entries | coded symbols
     CRC-32
 
 Sizes are varints, tables and symbols are streams of `entropy`. docs/FORMAT.md tells every byte.
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from cgvq_jax.bitstream import entropy
+from cgvq_jax.bitstream import entropy, ordering
 from cgvq_jax.bitstream.fields import ContainerError, FieldReader, FieldWriter
 from cgvq_jax.types import Stream, Symbols
 
@@ -67,6 +67,7 @@ class _Attribute(NamedTuple):
 
   quantizer: str
   alphabets: tuple[int, ...]
+  is_sorted: bool  # the first column is coded as gaps
   tables: list[_Table]
   coded_tables: bytes
   coded_symbols: bytes
@@ -236,10 +237,16 @@ def _put_attribute(
     raise ContainerError(
       f'{attribute} symbols: wanted integers {wanted}, got {symbols.dtype} {symbols.shape}'
     )
+  columns = list(symbols.T)
+  gaps = ordering.to_gaps(columns[0], counts)
+  is_sorted = attribute == ATTRIBUTES[0] and bool(np.all(gaps >= 0))
+  fields.varint(f'{attribute} order', is_sorted, 0, 1)
+  if is_sorted:
+    columns[:1] = ordering.split_gaps(gaps)
   _put_tables(fields, attribute, stream.tables, len(counts))
-  layouts = [entropy.Layout(alphabet, counts) for alphabet in stream.alphabets]
+  layouts = _symbol_layouts(stream.alphabets, is_sorted, counts)
   try:
-    fields.block(f'{attribute} symbols', entropy.encode(list(symbols.T), layouts))
+    fields.block(f'{attribute} symbols', entropy.encode(columns, layouts))
   except ValueError as error:
     raise ContainerError(f'{attribute} symbols: {error}') from error
 
@@ -250,13 +257,14 @@ def _take_attribute(fields: FieldReader, attribute: str, num_clusters: int) -> _
   alphabets = tuple(
     fields.varint(f'{attribute} alphabet', 1, MAX_ALPHABET) for _ in range(num_columns)
   )
+  is_sorted = bool(fields.varint(f'{attribute} order', 0, 1))
   fields.section = 'codebooks'
   tables = _take_tables(fields, attribute, num_clusters)
   coded_tables = fields.block(f'{attribute} tables') if tables else b''
   fields.section = SECTIONS[ATTRIBUTES.index(attribute)]
   coded_symbols = fields.block(f'{attribute} symbols')
   fields.section = 'header'
-  return _Attribute(quantizer, alphabets, tables, coded_tables, coded_symbols)
+  return _Attribute(quantizer, alphabets, is_sorted, tables, coded_tables, coded_symbols)
 
 
 def _put_tables(
@@ -309,6 +317,24 @@ def _table_layouts(tables: list[_Table]) -> list[entropy.Layout]:
   ]
 
 
+def _symbol_layouts(
+  alphabets: tuple[int, ...], is_sorted: bool, counts: Int[np.ndarray, 'K']
+) -> list[entropy.Layout]:
+  """A column for each alphabet, and two for a first one that is coded as gaps."""
+  if is_sorted:
+    alphabets = ordering.split_alphabet(alphabets[0]) + alphabets[1:]
+  return [entropy.Layout(alphabet, counts) for alphabet in alphabets]
+
+
+def _joined(columns: list[np.ndarray], alphabet: int, counts: Int[np.ndarray, 'K']) -> np.ndarray:
+  """The first column from the two parts of its gaps."""
+  gaps = (columns[0].astype(np.int64) << ordering.LOW_BITS) + columns[1]
+  values = ordering.from_gaps(gaps, counts)
+  if values.size and values.max() >= alphabet:
+    raise ValueError(f'column 0: wanted values in 0..{alphabet - 1}, got {values.max()}')
+  return values.astype(np.int32)
+
+
 def _decoded(name: str, attribute: _Attribute, counts: Int[np.ndarray, 'K']) -> Stream:
   """The integers of a parsed attribute."""
   try:
@@ -316,8 +342,10 @@ def _decoded(name: str, attribute: _Attribute, counts: Int[np.ndarray, 'K']) -> 
   except ValueError as error:
     raise ContainerError(f'{name} tables: {error}') from error
   try:
-    layouts = [entropy.Layout(alphabet, counts) for alphabet in attribute.alphabets]
+    layouts = _symbol_layouts(attribute.alphabets, attribute.is_sorted, counts)
     columns = entropy.decode(attribute.coded_symbols, layouts)
+    if attribute.is_sorted:
+      columns[:2] = [_joined(columns, attribute.alphabets[0], counts)]
   except ValueError as error:
     raise ContainerError(f'{name} symbols: {error}') from error
   tables = {
