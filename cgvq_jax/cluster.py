@@ -26,14 +26,14 @@ def canonical(gaussians: Gaussians) -> Gaussians:
   rotation = jnp.mod(gaussians.rotation + jnp.where(swap, jnp.pi / 2, 0), jnp.pi)
   # In float32 the remainder of a tiny negative angle rounds up to pi itself.
   rotation = jnp.where(rotation >= jnp.float32(jnp.pi), 0, rotation)
-  return gaussians.replace(log_scale=log_scale, rotation=rotation)
+  return Gaussians(gaussians.mean_xy, log_scale, rotation, gaussians.color)
 
 
 def features(gaussians: Gaussians) -> Float[Array, 'N F']:
   """What a cluster has in common: [r, log s1, log s2, c_1..c_C], F = 3 + C, standardized.
 
   Each column has zero mean and unit variance over the N Gaussians; a constant column is 0.
-  Positions are left out (CGVQ, "clustering": features [r, s, c] in R^6).
+  Positions are left out (the CGVQ poster's features [r, s, c] in R^6).
 
   The rotation is the plain angle of the canonical Gaussian in [0, pi), as in the paper, although
   0 and pi are the same direction. The periodic (cos 2r, sin 2r) would bring such neighbours into

@@ -72,14 +72,14 @@ def adam(
   rates: Any = None,
   steps: int = 1000,
   *,
-  b2: float = 0.99,
-  final: float = 0.01,
+  b2: float = 0.94,
+  final: float = 0.1,
   preconditioner: Callable[[], optax.GradientTransformation] | None = None,
 ) -> optax.GradientTransformation:
   """Adam with one learning rate an attribute and a cosine decay to `final` of it over `steps`.
 
   `rates` is a prefix of the parameters' tree (default: RATES); eight times the usual rates, with a
-  short second-moment memory, fit several times faster. `preconditioner` replaces Adam's scaling
+  short second-moment memory (b2), fit several times faster. `preconditioner` replaces Adam's scaling
   (`optax.scale_by_adan` for Adan). Cached, so that equal arguments compile once.
   """
   rates = RATES if rates is None else rates

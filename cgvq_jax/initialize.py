@@ -48,7 +48,7 @@ def gradient_guided(
   image: Float[Array, 'H W C'],
   num_gaussians: int,
   *,
-  uniform_share: float = 0.1,
+  uniform_share: float = 0.05,
   relative_scale: float = 0.5,
   color_share: float = 0.5,
 ) -> Gaussians:

@@ -41,9 +41,9 @@ def fit(
 ) -> KMeans:
   """Minimizes sum_i weights_i |points_i - centers_labels_i|^2; the best of `restarts` runs.
 
-  A run seeds with greedy k-means++ (Arthur and Vassilvitskii 2007, section 2.2, with several draws
-  for each center as in their section 5) and takes Lloyd steps until the centers stand still, at
-  most `max_steps`. The same key gives the same partition.
+  A run seeds with greedy k-means++ (Arthur and Vassilvitskii 2007, section 2.2, with the several
+  draws for each center that their conclusion suggests) and takes Lloyd steps until the centers
+  stand still, at most `max_steps`. The same key gives the same partition.
 
   `num_clusters`, `restarts` and `max_steps` are static under `jit`. Where there are fewer distinct
   points than clusters, the centers left over repeat another one; where all weights are zero, all
@@ -71,7 +71,7 @@ def nearest(
   """The index of the nearest center of each point, the first of equals, and its squared distance.
 
   A running minimum over the centers, all points at once. The textbook form, argmin over an [N, M]
-  matrix of |c|^2 - 2 x.c, is 10 to 20 times slower on a CPU (argmin does not vectorize), writes the
+  matrix of |c|^2 - 2 x.c, is about 10 times slower on a CPU (argmin does not vectorize), writes the
   matrix to memory, and cancels: here a point on its center has distance 0 exactly.
   """
   columns = points.T
@@ -145,7 +145,7 @@ def lloyd(
 
 def _seed(key, points, weights, num_clusters):
   """Greedy k-means++: of several points drawn by squared distance, the one that helps most."""
-  # The number of draws that Arthur and Vassilvitskii's own code and scikit-learn use.
+  # As many draws as in scikit-learn.
   num_draws = 2 + int(math.log(num_clusters))
   columns = points.T
   uniform = jax.random.uniform(key, (num_clusters, num_draws))

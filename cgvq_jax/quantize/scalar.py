@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -36,7 +35,7 @@ def uniform(levels: int = 64, num_columns: int = 3) -> Quantizer:
   """value = level * step + offset, level = round(clip((x - offset) / step, 0, levels - 1)).
 
   Step and offset start at the members' range and are learned by gradient (LSQ+, Bhalgat et al.
-  2020, equations 3 to 5, asymmetric): with v = (x - offset) / step, for each element
+  2020, learnable asymmetric quantization): with v = (x - offset) / step, for each element
 
       d value / d x       1 where 0 <= v <= levels - 1, else 0
       d value / d step    level - v there, else level, times g
@@ -83,7 +82,7 @@ def _init(
 def _quantize(
   params: Grid, rows: Float[Array, 'P D'], mask: Bool[Array, 'P'], *, levels: int
 ) -> Quantized:
-  grid = lax.stop_gradient(params.replace(step=jnp.maximum(params.step, _SMALLEST_STEP)))
+  grid = lax.stop_gradient(Grid(jnp.maximum(params.step, _SMALLEST_STEP), params.offset))
   x = lax.stop_gradient(rows)
   position = (x - grid.offset) / grid.step  # v above
   inside = (position >= 0) & (position <= levels - 1)
@@ -118,5 +117,5 @@ def _tabulate(params: Grid) -> dict[str, np.ndarray]:
 
 
 def _restore(tables: dict[str, np.ndarray]) -> Grid:
-  grid = Grid(step=from_half_bits(tables['step']), offset=from_half_bits(tables['offset']))
-  return jax.tree.map(jnp.asarray, grid)
+  step, offset = (from_half_bits(tables[name]) for name in ('step', 'offset'))
+  return Grid(jnp.asarray(step), jnp.asarray(offset))
