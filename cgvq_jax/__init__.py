@@ -1,10 +1,9 @@
 """A Gaussian image codec in pure JAX: `import cgvq_jax as cg`."""
 
-from cgvq_jax import fit, initialize, losses, methods, rasterize
+from cgvq_jax import fit, images, initialize, losses, methods, metrics, quantize, rasterize
 from cgvq_jax.bitstream.container import ContainerError
 from cgvq_jax.codec import Decoded, decode, encode, render
 from cgvq_jax.fit import FitError
-from cgvq_jax.images import load, save
 from cgvq_jax.types import Gaussians, Method, Quantized, Quantizer
 
 __all__ = [
@@ -18,11 +17,12 @@ __all__ = [
   'decode',
   'encode',
   'fit',
+  'images',
   'initialize',
-  'load',
   'losses',
   'methods',
+  'metrics',
+  'quantize',
   'rasterize',
   'render',
-  'save',
 ]

@@ -75,7 +75,7 @@ def encode(
   labels = cluster(cluster_key, gaussians, num_clusters)
   context = finetune.make_context(np.asarray(labels), num_clusters, height, width)
 
-  optimizer = fit.adam(finetune.RATES, steps=finetune_steps)
+  optimizer = fit.adam(finetune.RATES, steps=finetune_steps, final=finetune.FINAL_RATE)
   start = finetune.initial_state(codebook_key, gaussians, context, method, optimizer)
   tuned = finetune.run(
     resume('finetune', start),
