@@ -1,4 +1,4 @@
-"""python -m cgvq_jax encode|decode|info"""
+"""python -m cgvq_jax encode|decode|info|compare|sample"""
 
 import sys
 

@@ -1,8 +1,8 @@
-"""The state of a long computation, kept on disk by orbax so that a killed process goes on from it.
+"""The states of long stages, kept on disk by orbax so that a killed process goes on from them.
 
 A folder holds the newest state only, under the number of its step, with the settings that it was
 made with. orbax writes under a temporary name and renames, so a kill leaves the old state or the
-new one, and what it left half-written is cleared away by the next save.
+new one, and what it left half-written is cleared away by the next use of the folder.
 """
 
 from __future__ import annotations
@@ -10,12 +10,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+
+from cgvq_jax.fit import Progress
+from cgvq_jax.progress import Bars
 
 
 class CheckpointError(ValueError):
@@ -78,7 +84,10 @@ def restore(
       _check(folder, 'settings', about['settings'], dict(settings))
       _check(folder, 'arrays', about['arrays'], _arrays(template))
       wanted = ocp.args.Composite(state=ocp.args.StandardRestore(template))
-      return Saved(manager.restore(step, args=wanted).state, step, float(about['seconds']))
+      state = manager.restore(step, args=wanted).state
+      # orbax ties its arrays to a device, for which every program would be compiled again.
+      state = jax.tree.map(lambda array: jnp.asarray(np.asarray(array)), state)
+      return Saved(state, step, float(about['seconds']))
     except CheckpointError:
       raise
     except Exception as error:  # whatever orbax or tensorstore stumble over in a damaged file
@@ -92,9 +101,71 @@ def remove(folder: str | os.PathLike[str]) -> None:
   shutil.rmtree(folder, ignore_errors=True)
 
 
+class Stage(NamedTuple):
+  """One of an encode's long stages."""
+
+  folder: Path  # of its states
+  steps: int
+  settings: dict[str, Any]  # what its states depend on
+
+
+class Keeper:
+  """Saves the states of an encode's stages every so many seconds, and goes on from them.
+
+  `resume` and `on_block` are what `codec.encode` takes. The last state of a stage is always saved.
+  The states carry the encode's clock with them.
+  """
+
+  def __init__(self, title: str, stages: Mapping[str, Stage], every: float, bars: Bars):
+    self._title, self._stages, self._every, self._bars = title, stages, every, bars
+    self._unsaved: tuple[str, Any, int] | None = None
+    self._zero = self._saved_at = time.perf_counter()
+
+  @property
+  def seconds(self) -> float:
+    """Spent on this encode, by this process and by earlier ones up to the states they left."""
+    return time.perf_counter() - self._zero
+
+  def resume(self, stage: str, start: Any) -> Any:
+    """The state that was saved, or the start; a state of other settings is removed."""
+    folder, steps, settings = self._stages[stage]
+    try:
+      saved = restore(folder, start, settings)
+    except CheckpointError as error:
+      print(f'{error}: starts anew', flush=True)
+      remove(folder)
+      saved = None
+    if saved is None:
+      self._bars.begin(stage)
+      return start
+    self._zero = time.perf_counter() - saved.seconds
+    if saved.step < steps:
+      print(f'{self._title} {stage}: goes on from step {saved.step}', flush=True)
+    self._bars.begin(stage, saved.step)
+    return saved.state
+
+  def on_block(self, stage: str, state: Any, progress: Progress) -> None:
+    """A block of steps is done."""
+    self._unsaved = stage, state, progress.step
+    due = time.perf_counter() - self._saved_at >= self._every
+    if due or progress.step == self._stages[stage].steps:
+      self.save()
+    self._bars.show(stage, progress)
+
+  def save(self) -> None:
+    """Saves the last block's state, if there is one that is not saved."""
+    if self._unsaved is not None:
+      stage, state, step = self._unsaved
+      folder, _, settings = self._stages[stage]
+      save(folder, step, state, settings, self.seconds)
+      self._unsaved, self._saved_at = None, time.perf_counter()
+
+
 def _manager(folder: str | os.PathLike[str]) -> ocp.CheckpointManager:
   # Synchronous: a save takes some 30 ms, and the caller may be killed right after it.
-  options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+  options = ocp.CheckpointManagerOptions(
+    max_to_keep=1, enable_async_checkpointing=False, cleanup_tmp_directories=True
+  )
   return ocp.CheckpointManager(Path(folder).absolute(), options=options)
 
 

@@ -1,4 +1,4 @@
-"""The command line for single files: encode, decode, info."""
+"""The command line for single files: encode, decode, info, compare, sample."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from jaxtyping import Float
@@ -22,7 +22,7 @@ from cgvq_jax import codec, images, metrics
 from cgvq_jax.bitstream import container
 from cgvq_jax.fit import Progress
 from cgvq_jax.methods import METHODS
-from cgvq_jax.progress import Stages
+from cgvq_jax.progress import Bars
 
 _EXTENSION = '.cgvq'
 _EPILOG = """example:
@@ -33,6 +33,13 @@ _EPILOG = """example:
 
 exit codes: 0 done, 1 it failed on the way, 2 a bad command or a bad file, 130 stopped by Ctrl-C
 """
+
+
+class _Parser(argparse.ArgumentParser):
+  """Whose errors are one line."""
+
+  def error(self, message: str) -> NoReturn:
+    self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
 
 
 class UsageError(ValueError):
@@ -82,15 +89,15 @@ def _encoded(arguments: argparse.Namespace, pixels: Float[np.ndarray, 'H W C']) 
   fit_steps = arguments.fit_steps
   finetune_steps = arguments.finetune_steps or max(fit_steps // 2, 1)
   steps = {'fit': fit_steps, 'finetune': finetune_steps}
-  stages = Stages(arguments.input.name, steps, arguments.quiet)
+  bars = Bars(arguments.input.name, steps, arguments.quiet)
 
   def begin(stage: str, state: Any) -> Any:
-    stages.begin(stage)
+    bars.begin(stage)
     return state
 
   def on_block(stage: str, state: Any, progress: Progress) -> None:
     del state
-    stages.show(stage, progress)
+    bars.show(stage, progress)
 
   try:
     return codec.encode(
@@ -107,7 +114,7 @@ def _encoded(arguments: argparse.Namespace, pixels: Float[np.ndarray, 'H W C']) 
   except ValueError as error:
     raise UsageError(f'{arguments.input}: {error}') from error
   finally:
-    stages.close()
+    bars.close()
 
 
 def _decode(arguments: argparse.Namespace) -> None:
@@ -138,6 +145,31 @@ def _info(arguments: argparse.Namespace) -> None:
   print(f'size          {about["bytes"]} bytes, {about["bpp"]:.4f} bpp')
   for name, size in about['sections'].items():
     print(f'  {name:<15} {size:>9} bytes {100 * size / about["bytes"]:5.1f} %')
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+  """A table of a file beside JPEG at its bytes, and a picture of it."""
+  from cgvq_jax import compare  # only here: it imports matplotlib, which no other command waits for
+
+  if arguments.picture:
+    _check_place(arguments.picture)
+    _check_format(arguments.picture, 3)
+  original, decoded = (
+    images.to_bytes8(images.load(path).pixels) for path in (arguments.input, arguments.decoded)
+  )
+  data = container.read_file(arguments.file)
+  with _naming(arguments.decoded):
+    print(compare.table(original, data, decoded, arguments.encode_seconds))
+  if arguments.picture:
+    compare.picture(original, data, decoded, arguments.picture)
+    print(f'{arguments.picture}: original, decoded, error, Gaussians by cluster')
+
+
+def _sample(arguments: argparse.Namespace) -> None:
+  """The sample photograph -> an image at OUT."""
+  _check_place(arguments.output)
+  _check_format(arguments.output, 3)
+  images.save(arguments.output, images.sample_photograph())
 
 
 @contextmanager
@@ -195,10 +227,10 @@ def _seed(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
   style: dict[str, Any] = {'formatter_class': argparse.RawDescriptionHelpFormatter}
-  parser = argparse.ArgumentParser(
+  parser = _Parser(
     'cgvq', description='Images as 2D Gaussians in a small file, and back.', epilog=_EPILOG, **style
   )
-  commands = parser.add_subparsers(required=True, metavar='encode|decode|info')
+  commands = parser.add_subparsers(required=True, metavar='encode|decode|info|compare|sample')
 
   def add(name: str, command: Callable[..., None], about: str, example: str):
     epilog = f'example:\n  cgvq {example}'
@@ -238,6 +270,25 @@ def _parser() -> argparse.ArgumentParser:
 
   info = add('info', _info, 'Say what is in a .cgvq file.', 'info photo.cgvq --json')
   info.add_argument('--json', action='store_true', help='all of it, as JSON')
+
+  comparing = add(
+    'compare',
+    _compare,
+    'Hold an image, its .cgvq file and what was decoded of that beside JPEG at the same bytes.',
+    'compare photo.png photo.cgvq photo_again.png --picture side_by_side.png',
+  )
+  comparing.add_argument('file', metavar='FILE', type=Path, help='the .cgvq file')
+  comparing.add_argument(
+    'decoded', metavar='DECODED', type=Path, help='what cgvq decode made of it'
+  )
+  comparing.add_argument('--picture', metavar='OUT', type=Path, help='write a picture of it all')
+  comparing.add_argument(
+    '--encode_seconds', type=_positive, metavar='S', help='shown in the table, if you measured it'
+  )
+
+  sample = commands.add_parser('sample', help='Write a photograph to try with.', **style)
+  sample.add_argument('output', metavar='OUT', type=Path, help='ends in .png or so')
+  sample.set_defaults(command=_sample)
   return parser
 
 

@@ -6,7 +6,7 @@ Under the working folder:
   <method>/<N>/<image>.json   its row and the settings that it was made with
   fits/<N>/<image>/           states of the fit, which all methods share, and of a fine-tuning
   classic.json                rows of JPEG and WebP
-  results.json, report.md, rate_distortion.png
+  results.json, report.md, rate_distortion.png, of all files that are there
 Everything appears whole or not at all and is looked at before it is made, so the same job run again
 makes what is missing, what other settings made, and nothing else.
 """
@@ -17,10 +17,8 @@ import hashlib
 import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,15 +29,24 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from cgvq_jax import checkpoint, classic, codec, images, initialize, losses, metrics, report
+from cgvq_jax import (
+  checkpoint,
+  classic,
+  codec,
+  compare,
+  images,
+  initialize,
+  losses,
+  metrics,
+  report,
+)
 from cgvq_jax.bitstream import container
-from cgvq_jax.fit import FitError, Progress
+from cgvq_jax.fit import FitError
 from cgvq_jax.methods import METHODS
-from cgvq_jax.progress import Stages
+from cgvq_jax.progress import Bars
 
 LOSSES = {f.__name__: f for f in (losses.l2, losses.l1, losses.l1_ssim, losses.feature)}
 INITIALIZERS = {f.__name__: f for f in (initialize.gradient_guided, initialize.random)}
-_DECODES = 5  # of which decode_seconds is the median
 _PACKAGE_PARENT = Path(__file__).parents[1]
 
 
@@ -165,15 +172,15 @@ class _Task(NamedTuple):
     folder = method if clusters == usual else f'{method}-K{clusters}'
     return self.workdir / folder / str(count) / f'{self.image}.cgvq'
 
-  @property
-  def steps(self) -> dict[str, int]:
-    return {'fit': self.settings.fit_steps, 'finetune': self.settings.finetune_steps}
-
-  @property
-  def folders(self) -> dict[str, Path]:
-    """Where each stage's state is kept."""
+  def stages(self) -> dict[str, checkpoint.Stage]:
+    """Steps of the two stages and where their states are kept; a fit is every method's."""
     states = self.workdir / 'fits' / str(self.point.num_gaussians) / self.image
-    return {'fit': states / 'fit', 'finetune': states / self.file.parts[-3]}
+    fit_steps, finetune_steps = self.settings.fit_steps, self.settings.finetune_steps
+    tuning = states / self.file.parts[-3]
+    return {
+      'fit': checkpoint.Stage(states / 'fit', fit_steps, self.settings_of_fit()),
+      'finetune': checkpoint.Stage(tuning, finetune_steps, self.settings_of_file()),
+    }
 
   def settings_of_fit(self) -> dict[str, Any]:
     names = ('fit_steps', 'seed', 'loss', 'initializer')
@@ -184,60 +191,14 @@ class _Task(NamedTuple):
     return {'image': self.digest, **self.point._asdict(), **self.settings._asdict()}
 
 
-class _Keeper:
-  """Keeps the states of an encode's two stages, and its clock, which a saved state sets."""
-
-  def __init__(self, task: _Task, every: float, stages: Stages):
-    self._task, self._every, self._stages = task, every, stages
-    self._settings = {'fit': task.settings_of_fit(), 'finetune': task.settings_of_file()}
-    self._unsaved: tuple[str, Any, int] | None = None
-    self._zero = self._saved_at = time.perf_counter()
-
-  @property
-  def seconds(self) -> float:
-    """Spent on this encode, also by earlier processes up to the states that they left."""
-    return time.perf_counter() - self._zero
-
-  def resume(self, stage: str, start: Any) -> Any:
-    folder = self._task.folders[stage]
-    try:
-      saved = checkpoint.restore(folder, start, self._settings[stage])
-    except checkpoint.CheckpointError as error:
-      print(f'{error}: starts anew', flush=True)
-      checkpoint.remove(folder)
-      saved = None
-    if saved is None:
-      self._stages.begin(stage)
-      return start
-    self._zero = time.perf_counter() - saved.seconds
-    if saved.step < self._task.steps[stage]:
-      print(f'{self._task.title} {stage}: goes on from step {saved.step}', flush=True)
-    self._stages.begin(stage, saved.step)
-    return saved.state
-
-  def on_block(self, stage: str, state: Any, progress: Progress) -> None:
-    self._unsaved = stage, state, progress.step
-    due = time.perf_counter() - self._saved_at >= self._every
-    if due or progress.step == self._task.steps[stage]:
-      self.save()
-    self._stages.show(stage, progress)
-
-  def save(self) -> None:
-    """Saves the last block's state if it is not saved yet."""
-    if self._unsaved is not None:
-      stage, state, step = self._unsaved
-      folder = self._task.folders[stage]
-      checkpoint.save(folder, step, state, self._settings[stage], self.seconds)
-      self._unsaved, self._saved_at = None, time.perf_counter()
-
-
 def _make(task: _Task, pixels: Float[np.ndarray, 'H W C'], every: float) -> dict[str, Any]:
   """Encodes, decodes and measures one file; returns its record."""
   task.file.parent.mkdir(parents=True, exist_ok=True)
   record_file = task.file.with_suffix('.json')
   record_file.unlink(missing_ok=True)
-  stages = Stages(task.title, task.steps)
-  keeper = _Keeper(task, every, stages)
+  stages = task.stages()
+  bars = Bars(task.title, {name: stage.steps for name, stage in stages.items()})
+  keeper = checkpoint.Keeper(task.title, stages, every, bars)
   method, num_gaussians, num_clusters = task.point
   try:
     data = codec.encode(
@@ -257,14 +218,14 @@ def _make(task: _Task, pixels: Float[np.ndarray, 'H W C'], every: float) -> dict
     keeper.save()
     raise
   finally:
-    stages.close()
+    bars.close()
   encode_seconds = keeper.seconds
   container.write_file(task.file, data)
   row = _row(task, images.to_bytes8(pixels), data, encode_seconds)
   checksum = hashlib.sha256(data).hexdigest()
   record = {'settings': task.settings_of_file(), 'sha256': checksum, 'row': row}
   images.write_atomically(record_file, (json.dumps(record, indent=1) + '\n').encode())
-  checkpoint.remove(task.folders['finetune'])
+  checkpoint.remove(stages['finetune'].folder)
   print(
     f'{task.title}: {row["bytes"]} bytes, {row["bpp"]:.4f} bpp, {row["psnr"]:.2f} dB, '
     f'MS-SSIM {row["ms_ssim"]:.4f}, {encode_seconds:.1f} s',
@@ -293,7 +254,7 @@ def _row(
     'ssim': metrics.ssim(original, decoded),
     'ms_ssim': metrics.ms_ssim(original, decoded),
     'encode_seconds': encode_seconds,
-    'decode_seconds': _decode_seconds(data),
+    'decode_seconds': compare.warm_decode_seconds(data),
     'device': _device(),
   }
 
@@ -314,16 +275,6 @@ def _decode_in_new_process(file: Path) -> UInt8[np.ndarray, 'H W C']:
     said = done.stderr.strip().splitlines() or ['nothing']
     raise DecodeError(f'{file}: the decoder ended with {done.returncode} and said: {said[-1]}')
   return images.to_bytes8(images.load(png).pixels)
-
-
-def _decode_seconds(data: bytes) -> float:
-  """From bytes to pixels, warm."""
-  seconds = []
-  for _ in range(1 + _DECODES):
-    start = time.perf_counter()
-    codec.render(codec.decode(data))
-    seconds.append(time.perf_counter() - start)
-  return statistics.median(seconds[1:])
 
 
 def _device() -> str:

@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from absl import app, flags, logging
+from ml_collections import config_flags
 
 from cgvq_jax import dataset, images
 from cgvq_jax.bitstream import container
@@ -51,10 +51,13 @@ def main(argv: Sequence[str]) -> int:
       raise ConfigError(f'wanted flags only, got {argv[1]!r}')
     if not _WORKDIR.value:
       raise ConfigError('--workdir: wanted a folder for the results, got none')
+    if _CONFIG.value is None:
+      raise ConfigError('--config: wanted a file such as configs/kodak.py, got none')
     arguments = job(_CONFIG.value)
     Path(_WORKDIR.value).mkdir(parents=True, exist_ok=True)
   except (ConfigError, images.ImageError, OSError) as error:
-    return _refuse(error)
+    print(' '.join(str(error).split()), file=sys.stderr)  # a missing config file takes four lines
+    return 2
   try:
     outcome = dataset.run(workdir=_WORKDIR.value, **arguments)
   except KeyboardInterrupt:
@@ -75,49 +78,41 @@ def main(argv: Sequence[str]) -> int:
   return 1 if outcome.failures else 0
 
 
-def job(config: ConfigDict) -> dict[str, Any]:
+def job(config: Any) -> dict[str, Any]:
   """The arguments of `dataset.run` that a config stands for.
 
   Raises:
     ConfigError: a value is not what its name wants, or a name is missing.
     images.ImageError: the images are not there.
   """
-  if config is None:
-    raise ConfigError('--config: wanted a file such as configs/kodak.py, got none')
-  try:
-    return {
-      'sources': _sources(config.data),
-      'points': dataset.grid(
-        _names('method', config.method, METHODS),
-        _numbers('num_gaussians', config.num_gaussians, 1, container.MAX_GAUSSIANS),
-        [
-          number or None
-          for number in _numbers(
-            'num_clusters', config.num_clusters or 0, 0, container.MAX_CLUSTERS
-          )
-        ],
-      ),
-      'settings': dataset.Settings(
-        fit_steps=_number('fit.steps', config.fit.steps, 1),
-        finetune_steps=_number('finetune.steps', config.finetune.steps, 1),
-        seed=_number('seed', config.seed, 0, 2**32 - 1),
-        loss=_name('fit.loss', config.fit.loss, dataset.LOSSES),
-        initializer=_name('fit.initializer', config.fit.initializer, dataset.INITIALIZERS),
-      ),
-      'with_classic': bool(config.classic),
-      'checkpoint_seconds': config.checkpoint_seconds,
-    }
-  except (AttributeError, KeyError) as error:
-    raise ConfigError(f'config: {_one_line(error)}') from error
+  clusters = _numbers(config, 'num_clusters', 0, container.MAX_CLUSTERS)
+  return {
+    'points': dataset.grid(
+      _names(config, 'method', METHODS),
+      _numbers(config, 'num_gaussians', 1, container.MAX_GAUSSIANS),
+      [number or None for number in clusters],
+    ),
+    'settings': dataset.Settings(
+      fit_steps=_number(config, 'fit.steps', 1),
+      finetune_steps=_number(config, 'finetune.steps', 1),
+      seed=_number(config, 'seed', 0, 2**32 - 1),
+      loss=_name(config, 'fit.loss', dataset.LOSSES),
+      initializer=_name(config, 'fit.initializer', dataset.INITIALIZERS),
+    ),
+    'with_classic': bool(_value(config, 'classic')),
+    'checkpoint_seconds': _seconds(config, 'checkpoint_seconds'),
+    'sources': _sources(config),
+  }
 
 
-def _sources(data: ConfigDict) -> list[dataset.Source]:
-  names = _listed(data.images)
+def _sources(config: Any) -> list[dataset.Source]:
+  names = _listed(_value(config, 'data.images'))
   sample = [dataset.Source(_SAMPLE, _load_sample)] if _SAMPLE in names else []
   names = [name for name in names if name != _SAMPLE]
   if sample and not names:
     return sample
-  paths = images.select(images.find_dataset(data.root or None), names)
+  folder = images.find_dataset(_value(config, 'data.root') or None)
+  paths = images.select(folder, names)
   return [*sample, *(dataset.Source(path.stem, partial(images.load, path)) for path in paths)]
 
 
@@ -125,44 +120,65 @@ def _load_sample() -> images.LoadedImage:
   return images.LoadedImage(images.sample_photograph(), ())
 
 
+def _value(config: Any, name: str) -> Any:
+  """The value under a name with dots."""
+  value = config
+  for part in name.split('.'):
+    if part not in value:
+      raise ConfigError(f'config.{name}: wanted a value, got none')
+    value = value[part]
+  return value
+
+
 def _listed(value: Any) -> list[Any]:
   """One value, a tuple of them, or several in a string with commas, as a list without repeats."""
-  values = value if isinstance(value, (tuple, list)) else [value]
-  parts = [p.strip() for v in values for p in (v.split(',') if isinstance(v, str) else [v])]
+  values = value if isinstance(value, tuple | list) else [value]
+  parts = [part for v in values for part in (v.split(',') if isinstance(v, str) else [v])]
   return list(dict.fromkeys(part for part in parts if part != ''))
 
 
-def _number(name: str, value: Any, low: int, high: int | None = None) -> int:
+def _checked(name: str, value: Any, low: int, high: int | None) -> int:
   if type(value) is int and low <= value and (high is None or value <= high):
     return value
   wanted = f'{low} or more' if high is None else f'{low} to {high}'
   raise ConfigError(f'config.{name}: wanted a whole number, {wanted}, got {value!r}')
 
 
-def _numbers(name: str, value: Any, low: int, high: int) -> list[int]:
-  numbers = [_number(name, number, low, high) for number in _listed(value)]
+def _number(config: Any, name: str, low: int, high: int | None = None) -> int:
+  return _checked(name, _value(config, name), low, high)
+
+
+def _numbers(config: Any, name: str, low: int, high: int) -> list[int]:
+  """Several numbers; None, as in 'not set', is the lowest."""
+  value = _value(config, name)
+  numbers = [_checked(name, n, low, high) for n in _listed(low if value is None else value)]
   if not numbers:
     raise ConfigError(f'config.{name}: wanted a number or several, got none')
   return numbers
 
 
-def _name(name: str, value: Any, known: dict[str, Callable]) -> str:
+def _seconds(config: Any, name: str) -> float:
+  value = _value(config, name)
+  if not isinstance(value, int | float) or not value >= 0:
+    raise ConfigError(f'config.{name}: wanted seconds, 0 or more, got {value!r}')
+  return float(value)
+
+
+def _known(name: str, value: Any, known: Mapping[str, Any]) -> str:
   if value not in known:
     raise ConfigError(f'config.{name}: wanted one of {", ".join(known)}, got {value!r}')
   return value
 
 
-def _names(name: str, value: Any, known: dict[str, Callable]) -> list[str]:
-  chosen = [_name(name, each, known) for each in _listed(value)]
+def _name(config: Any, name: str, known: Mapping[str, Any]) -> str:
+  return _known(name, _value(config, name), known)
+
+
+def _names(config: Any, name: str, known: Mapping[str, Any]) -> list[str]:
+  chosen = [_known(name, each, known) for each in _listed(_value(config, name))]
   if not chosen:
     raise ConfigError(f'config.{name}: wanted some of {", ".join(known)}, got none')
   return chosen
-
-
-def _one_line(error: Exception) -> str:
-  """ml_collections' words for an unknown name, which hold line breaks as characters."""
-  text = str(error.args[0]) if error.args else str(error)
-  return ' '.join(text.strip('"\'').replace('\\n', '\n').split())
 
 
 def _interrupt(signum: int, frame: Any) -> None:
@@ -170,22 +186,27 @@ def _interrupt(signum: int, frame: Any) -> None:
   raise KeyboardInterrupt
 
 
-def _refuse(error: Exception) -> int:
-  print(_one_line(error), file=sys.stderr)
-  return 2
-
-
 def _parse_flags(argv: Sequence[str]) -> list[str]:
   """As absl does, but a bad flag or a bad config file is one line and exit code 2."""
   try:
     remaining = flags.FLAGS(argv)
-    _ = _CONFIG.value  # loads the file
-    return remaining
   except SystemExit:  # --help, which absl ends with 1
     sys.exit(0)
   except Exception as error:  # absl's, ml_collections', and what a config file itself raises
     print(f'{_one_line(error)} (see --help)', file=sys.stderr)
     sys.exit(2)
+  if flags.FLAGS['verbosity'].using_default_value:
+    flags.FLAGS.verbosity = logging.WARNING  # orbax tells of every step of a save
+  return remaining
+
+
+def _one_line(error: BaseException) -> str:
+  """An error of reading flags; ml_collections wraps its own around an unknown name."""
+  text = str(error)
+  if isinstance(error, AttributeError | KeyError) and error.args:
+    inner = error.args[0]
+    text = f'unknown name in the config: {inner.args[0] if isinstance(inner, KeyError) else inner}'
+  return ' '.join(text.split())
 
 
 if __name__ == '__main__':

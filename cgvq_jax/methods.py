@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from cgvq_jax.quantize import position, scalar, vector
 from cgvq_jax.types import Method, Quantizer
 
 
+@lru_cache  # the same functions for every image, so that programs compiled for one serve the next
 def papers_method(name: str, num_clusters: int, entries: int, channels: int) -> Method:
   """The papers' quantizers: positions in half precision, rotation and log scales in 6 bits with
   learned steps and offsets, colours by two residual codebooks (CGVQ poster; GaussianImage 3.2)."""

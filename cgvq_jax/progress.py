@@ -12,7 +12,7 @@ from tqdm import tqdm
 from cgvq_jax.fit import Progress
 
 
-class Stages:
+class Bars:
   """Shows the stages of one encode: steps done, PSNR, time left.
 
   `steps` gives each stage's steps. On a terminal a bar moves with every block of steps; elsewhere

@@ -52,9 +52,11 @@ def grid(height: int, width: int) -> tuple[int, int]:
 
 
 def initial_capacity(num_gaussians: int, height: int, width: int) -> int:
-  """A first guess at the number of pairs; growing it costs one compilation, not correctness."""
+  """A first guess at the number of pairs; growing it costs one compilation, not correctness.
+
+  Few Gaussians are large ones: however few they are, each tile ends up with some thirty."""
   rows, columns = grid(height, width)
-  return round_capacity(8 * num_gaussians + 4 * rows * columns)
+  return round_capacity(max(8 * num_gaussians + 4 * rows * columns, 32 * rows * columns))
 
 
 def round_capacity(num_pairs: int) -> int:

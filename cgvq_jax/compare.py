@@ -1,0 +1,66 @@
+"""One file beside JPEG at the same bytes: a table, and a picture."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+
+import numpy as np
+from jaxtyping import UInt8
+
+from cgvq_jax import classic, codec, metrics, report
+from cgvq_jax.bitstream import container
+
+_DECODES = 5  # of which the seconds are the median
+
+
+def warm_decode_seconds(data: bytes) -> float:
+  """Seconds from the bytes of a file to pixels once everything is compiled, the median of some."""
+  seconds = []
+  for _ in range(1 + _DECODES):
+    start = time.perf_counter()
+    codec.render(codec.decode(data))
+    seconds.append(time.perf_counter() - start)
+  return statistics.median(seconds[1:])
+
+
+def table(
+  original: UInt8[np.ndarray, 'H W C'],
+  data: bytes,
+  decoded: UInt8[np.ndarray, 'H W C'],
+  encode_seconds: float | None = None,
+) -> str:
+  """Bytes, bpp, PSNR, MS-SSIM and seconds of a file, and of the best JPEG that is no larger.
+
+  `decoded` is what a decoder made of `data`. Raises ValueError where the images differ in shape.
+  """
+  seconds = ('-' if encode_seconds is None else f'{encode_seconds:.0f}', warm_decode_seconds(data))
+  method = container.describe(data)['method']
+  lines = [_line(method, original, len(data), decoded, seconds[0], f'{seconds[1]:.3f}')]
+  jpeg = classic.jpeg_at_bytes(original, len(data))
+  if jpeg is not None:
+    lines.append(_line('JPEG', original, len(jpeg[0]), jpeg[1], '-', '-'))
+  header = f'{"":8} {"bytes":>8} {"bpp":>7} {"PSNR dB":>8} {"MS-SSIM":>8} {"encode s":>9} {"decode s":>9}'
+  return '\n'.join([header, *lines])
+
+
+def _line(name, original, num_bytes, decoded, encode, decode) -> str:
+  rate = metrics.bpp(num_bytes, *original.shape[:2])
+  psnr, ms_ssim = metrics.psnr(original, decoded), metrics.ms_ssim(original, decoded)
+  return (
+    f'{name:8} {num_bytes:>8} {rate:>7.4f} {psnr:>8.2f} {ms_ssim:>8.4f} {encode:>9} {decode:>9}'
+  )
+
+
+def picture(
+  original: UInt8[np.ndarray, 'H W C'],
+  data: bytes,
+  decoded: UInt8[np.ndarray, 'H W C'],
+  path: str | os.PathLike[str],
+) -> None:
+  """Writes original, decoded, error and Gaussians side by side (`report.side_by_side`)."""
+  held = codec.decode(data)
+  rate, psnr = metrics.bpp(len(data), held.height, held.width), metrics.psnr(original, decoded)
+  title = f'{container.describe(data)["method"]}: {len(data)} bytes, {rate:.3f} bpp, {psnr:.2f} dB'
+  report.side_by_side(original, decoded, held.gaussians, held.labels, path, title)

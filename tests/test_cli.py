@@ -1,0 +1,178 @@
+"""The commands on real files, and every way to misuse them: one line and an exit code."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import call, share_programs, write_image
+
+from cgvq_jax import cli, codec, images
+from cgvq_jax.bitstream import container
+from cgvq_jax.fit import FitError
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """A palette image, a text file, and folders that outputs go to."""
+  folder = tmp_path_factory.mktemp('cli')
+  share_programs(tmp_path_factory.getbasetemp())
+  with Image.open(write_image(folder / 'colour.png')) as image:
+    image.convert('P', palette=Image.Palette.ADAPTIVE).save(folder / 'photo.png')
+  (folder / 'text.txt').write_text('neither an image nor a file of ours')
+  return folder
+
+
+@pytest.fixture(scope='module')
+def encoded(folder):
+  """A file that a new process made of the palette image, and what it said."""
+  options = ['--num_gaussians', '60', '--steps', '500', '--finetune_steps', '100', '--seed', '1']
+  arguments = ['cgvq_jax', 'encode', folder / 'photo.png', folder / 'photo.cgvq', '--method', 'gi']
+  return folder / 'photo.cgvq', call(*arguments, *options)
+
+
+def test_encode_says_what_it_did(encoded, folder):
+  file, (code, out, err) = encoded
+  assert code == 0, err
+  converted, done = out.splitlines()
+  assert converted == f'{folder / "photo.png"}: palette converted to RGB'
+  data = file.read_bytes()
+  pixels = images.to_bytes8(images.load(folder / 'photo.png').pixels).astype(np.float64)
+  decoded = images.to_bytes8(codec.render(codec.decode(data)))
+  psnr = 10 * np.log10(255**2 / np.mean((pixels - decoded) ** 2))
+  rate = 8 * len(data) / (48 * 40)
+  assert done.startswith(f'{file}: {len(data)} bytes, {rate:.4f} bpp, PSNR {psnr:.2f} dB, ')
+  assert [line.split(',')[0] for line in err.splitlines()] == [
+    'photo.png fit: 500 steps',
+    'photo.png finetune: 100 steps',
+  ]
+
+
+def test_decode_in_a_new_process(encoded, tmp_path):
+  file, _ = encoded
+  code, out, err = call('cgvq_jax', 'decode', file, tmp_path / 'large.png', '--scale', '1.5')
+  assert (code, out, err) == (0, '', '')
+  wanted = images.to_bytes8(codec.render(codec.decode(file.read_bytes()), 1.5))
+  got = images.to_bytes8(images.load(tmp_path / 'large.png').pixels)
+  assert got.shape == (72, 60, 3)
+  np.testing.assert_array_equal(got, wanted)
+
+
+def test_info(encoded, capsys):
+  file, _ = encoded
+  about = container.describe(file.read_bytes())
+  assert cli.main(['info', str(file), '--json']) == 0
+  assert json.loads(capsys.readouterr().out) == about
+  assert cli.main(['info', str(file)]) == 0
+  text = capsys.readouterr().out
+  for fact in ('version 1', 'method gi', '40 x 48 px, 3 channels', '60 Gaussians', '1 clusters'):
+    assert fact in text
+  for name, size in about['sections'].items():
+    assert any(line.split()[:2] == [name, str(size)] for line in text.splitlines())
+
+
+def test_options_reach_the_codec(encoded, folder, tmp_path, monkeypatch, capsys):
+  seen = []
+
+  def encode(pixels, method, **options):
+    seen.append((method.name, {k: v for k, v in options.items() if not callable(v)}))
+    return encoded[0].read_bytes()
+
+  monkeypatch.setattr(cli.codec, 'encode', encode)
+  paths = [str(folder / 'photo.png'), str(tmp_path / 'x.cgvq')]
+  assert cli.main(['encode', *paths, '--steps', '7', '--quiet']) == 0
+  wanted = {'num_gaussians': 10_000, 'num_clusters': None, 'seed': 0}
+  assert seen.pop() == ('cgvq', {**wanted, 'fit_steps': 7, 'finetune_steps': 3})
+  assert capsys.readouterr() == ('', '')
+  options = (
+    '--method gi --num_gaussians 5 --num_clusters 2 --fit_steps 1 --finetune_steps 9 --seed 4'
+  )
+  assert cli.main(['encode', *paths, *options.split()]) == 0
+  wanted = {'num_gaussians': 5, 'num_clusters': 2, 'seed': 4}
+  assert seen.pop() == ('gi', {**wanted, 'fit_steps': 1, 'finetune_steps': 9})
+
+
+@pytest.mark.parametrize(
+  ('command', 'wanted'),
+  [
+    ('encode missing.png x.cgvq', 'missing.png: wanted an image file, got no such file'),
+    ('encode text.txt x.cgvq', 'text.txt: wanted an image file, got a file of an unknown kind'),
+    ('encode photo.png x.png', 'x.png: wanted a name that ends in .cgvq'),
+    ('encode photo.png nowhere/x.cgvq', 'x.cgvq: wanted a folder that exists, got'),
+    ('encode photo.png .', 'wanted a name for a file, got a folder'),
+    ('encode colour.png x.cgvq --num_gaussians 9999999', 'colour.png: num_gaussians: wanted 1 to'),
+    ('encode colour.png x.cgvq --num_clusters 99', 'colour.png: num_clusters: wanted 1 to 64, got'),
+    ('encode photo.png x.cgvq --steps 0', '--fit_steps/--steps: wanted 1 or more, got 0'),
+    ('encode photo.png x.cgvq --seed -1', '--seed: wanted 0 to'),
+    ('encode photo.png x.cgvq --method jpeg', "invalid choice: 'jpeg'"),
+    ('encode photo.png', 'required: OUT'),
+    ('decode missing.cgvq x.png', 'missing.cgvq: wanted a file, got No such file'),
+    ('decode photo.png x.png', 'photo.png: magic: wanted'),
+    ('decode photo.cgvq x.xyz', 'x.xyz: wanted a name that ends in .png'),
+    ('decode photo.cgvq nowhere/x.png', 'x.png: wanted a folder that exists, got'),
+    ('decode photo.cgvq x.png --scale 1e9', 'photo.cgvq: scale: wanted sides of 1 to'),
+    ('decode photo.cgvq x.png --scale nan', '--scale: wanted a number above 0, got nan'),
+    ('info text.txt', 'text.txt: magic: wanted'),
+    ('', 'required'),
+    ('view photo.cgvq', "invalid choice: 'view'"),
+  ],
+)
+def test_a_bad_command_is_one_line_and_2(encoded, folder, command, wanted, monkeypatch, capsys):
+  monkeypatch.chdir(folder)
+  assert cli.main(command.split()) == 2
+  out, err = capsys.readouterr()
+  assert out == '' and len(err.splitlines()) == 1
+  assert err.startswith('cgvq') and wanted in err
+  assert not list(folder.glob('x.*')) and not list(folder.glob('.*'))
+
+
+def test_what_is_damaged_or_has_alpha_is_said(encoded, tmp_path, monkeypatch, capsys):
+  data = encoded[0].read_bytes()
+  (tmp_path / 'bad.cgvq').write_bytes(data[:-9] + b'x' + data[-8:])
+  assert cli.main(['decode', str(tmp_path / 'bad.cgvq'), str(tmp_path / 'x.png')]) == 2
+  assert 'bad.cgvq: CRC-32: wanted' in capsys.readouterr().err
+  monkeypatch.setattr(cli.container, 'describe', lambda data: {'channels': 4})
+  assert cli.main(['decode', str(encoded[0]), str(tmp_path / 'x.jpg')]) == 2
+  assert 'x.jpg: wanted a format for 4 channels, got: ' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ('error', 'code', 'said'),
+  [
+    (FitError('not finite at step 3: gradient of color'), 1, 'cgvq: not finite at step 3'),
+    (MemoryError(), 1, 'cgvq: MemoryError'),
+    (KeyboardInterrupt(), 130, 'cgvq: stopped'),
+  ],
+)
+def test_what_fails_on_the_way(folder, tmp_path, monkeypatch, capsys, error, code, said):
+  def encode(*arguments, **options):
+    raise error
+
+  monkeypatch.setattr(cli.codec, 'encode', encode)
+  assert cli.main(['encode', str(folder / 'photo.png'), str(tmp_path / 'x.cgvq')]) == code
+  assert capsys.readouterr().err.startswith(said)
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_1(encoded, folder, tmp_path, monkeypatch, capsys):
+  def full(path, data):
+    raise OSError(28, 'No space left on device', str(path))
+
+  monkeypatch.setattr(images, 'write_atomically', full)
+  assert cli.main(['decode', str(encoded[0]), str(tmp_path / 'x.png')]) == 1
+  assert 'x.png' in (said := capsys.readouterr().err) and 'No space left' in said
+
+  monkeypatch.setattr(container.os, 'replace', lambda a, b: full(b, a))
+  monkeypatch.setattr(cli.codec, 'encode', lambda *a, **k: encoded[0].read_bytes())
+  assert cli.main(['encode', str(folder / 'photo.png'), str(tmp_path / 'x.cgvq')]) == 1
+  assert 'x.cgvq' in (said := capsys.readouterr().err) and 'No space left' in said
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_help_teaches(capsys):
+  for command in ([], ['encode'], ['decode'], ['info']):
+    assert cli.main([*command, '--help']) == 0
+    text = capsys.readouterr().out
+    assert f'example:\n  cgvq {(command or ["encode"])[0]} photo' in text

@@ -1,0 +1,309 @@
+"""The whole codec: bytes that another process decodes, and every size, option and misuse."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scenes
+
+import cgvq_jax as cg
+from cgvq_jax.bitstream import container
+from cgvq_jax.images import to_bytes8
+from cgvq_jax.losses import l1, l2
+from cgvq_jax.methods import papers_method
+from cgvq_jax.metrics import psnr
+from cgvq_jax.quantize import vector
+from cgvq_jax.rasterize import api
+
+# As in tests/test_finetune.py, so that what is compiled for one serves the other.
+IMAGE = scenes.photograph(48, 48)
+METHOD = papers_method('small', 4, 2, 3)
+SETTINGS = {'num_gaussians': 60, 'fit_steps': 100, 'finetune_steps': 100}
+
+
+def encode(image=IMAGE, method=METHOD, **settings):
+  return cg.encode(image, method, **(SETTINGS | settings))
+
+
+@pytest.fixture(scope='module')
+def encoded():
+  """The bytes, and what `on_block` was told."""
+  told = []
+  return encode(on_block=lambda *block: told.append(block)), told
+
+
+@pytest.fixture(scope='module')
+def data(encoded):
+  return encoded[0]
+
+
+@pytest.fixture(scope='module')
+def decoded(data):
+  return cg.decode(data)
+
+
+def pixels(decoded, scale=1.0):
+  return to_bytes8(cg.render(decoded, scale))
+
+
+def box_averaged(image, factor):
+  height, width, channels = image.shape
+  blocks = image.reshape(height // factor, factor, width // factor, factor, channels)
+  return blocks.mean(axis=(1, 3))
+
+
+# --- a file and back ---
+
+
+def test_decoded_image_is_the_one_that_the_encoder_measured(encoded, decoded):
+  _, told = encoded
+  best = float(told[-1][1].best_psnr)
+  image = np.asarray(api.rasterize(decoded.gaussians, decoded.height, decoded.width))
+  assert psnr(to_bytes8(IMAGE), to_bytes8(image)) == pytest.approx(best, abs=1e-4)
+  assert best > 27
+  assert psnr(to_bytes8(IMAGE), pixels(decoded)) == pytest.approx(best, abs=0.02)
+
+
+def test_decoded_has_sizes_gaussians_and_labels(data, decoded):
+  assert (decoded.height, decoded.width) == (48, 48)
+  assert decoded.gaussians.num_gaussians == 60 and decoded.gaussians.num_channels == 3
+  counts = container.describe(data)['counts']
+  np.testing.assert_array_equal(decoded.labels, np.repeat(np.arange(4), counts))
+  assert sum(counts) == 60
+
+
+def test_sections_add_up_to_the_file(data):
+  sections = container.sections(data)
+  assert sum(sections.values()) == len(data)
+  assert min(sections.values()) > 0
+  assert container.describe(data)['bpp'] == 8 * len(data) / 48**2
+
+
+def test_a_new_process_decodes_the_same_image(data, decoded, tmp_path):
+  (tmp_path / 'photograph.cgvq').write_bytes(data)
+  program = (
+    'import numpy, cgvq_jax as cg\n'
+    'from cgvq_jax.images import to_bytes8\n'
+    'decoded = cg.decode(open("photograph.cgvq", "rb").read())\n'
+    'numpy.save("pixels.npy", to_bytes8(cg.render(decoded)))\n'
+  )
+  root = str(Path(cg.__file__).parents[1])
+  environment = os.environ | {'PYTHONPATH': root}
+  subprocess.run([sys.executable, '-c', program], cwd=tmp_path, env=environment, check=True)
+  np.testing.assert_array_equal(np.load(tmp_path / 'pixels.npy'), pixels(decoded))
+
+
+def test_seed_decides_the_bytes(data):
+  assert encode(seed=0) == data
+  assert encode(seed=1) != data
+
+
+def test_blocks_are_told_in_order(encoded):
+  told = [(stage, progress.step) for stage, _, progress in encoded[1]]
+  assert told == [('fit', 50), ('fit', 100), ('finetune', 50), ('finetune', 100)]
+
+
+@pytest.mark.parametrize('stopped_after', [0, 1, 2, 3])
+def test_a_stopped_encode_goes_on_to_the_same_bytes(encoded, stopped_after):
+  data, told = encoded
+  saved = {stage: state for stage, state, _ in told[: stopped_after + 1]}
+  later, started = [], []
+
+  def resume(stage, start):
+    started.append(stage)
+    return saved.get(stage, start)
+
+  again = encode(resume=resume, on_block=lambda stage, _, p: later.append((stage, p.step)))
+  assert again == data and started == ['fit', 'finetune']
+  assert later == [(stage, p.step) for stage, _, p in told[stopped_after + 1 :]]
+
+
+# --- any image, any number ---
+
+
+@pytest.mark.parametrize(
+  ('shape', 'num_gaussians', 'num_clusters'),
+  [((5, 3, 1), 1, 16), pytest.param((1, 1, 4), 2, 2, marks=pytest.mark.slow)],
+)
+def test_small_images_of_other_channels(shape, num_gaussians, num_clusters):
+  image = np.full(shape, 0.25, np.float32)
+  method = papers_method('small', 4, 2, shape[2])
+  data = encode(image, method, num_gaussians=num_gaussians, num_clusters=num_clusters)
+  decoded = cg.decode(data)
+  assert decoded.gaussians.color.shape == (num_gaussians, shape[2])
+  assert container.describe(data)['num_clusters'] == num_gaussians  # never more clusters
+  assert pixels(decoded).shape == shape
+  assert psnr(to_bytes8(image), pixels(decoded)) > 25
+
+
+@pytest.mark.slow
+def test_more_clusters_are_better_at_equal_codebooks(data):
+  def quality(data):
+    return psnr(to_bytes8(IMAGE), pixels(cg.decode(data)))
+
+  one, sixteen = encode(num_clusters=1), encode(num_clusters=16)
+  assert quality(one) < quality(data) < quality(sixteen)
+  assert container.describe(sixteen)['num_clusters'] == 16
+
+
+# --- other sizes ---
+
+
+def test_full_size_is_the_clamped_image(decoded):
+  image = np.asarray(api.rasterize(decoded.gaussians, 48, 48))
+  np.testing.assert_allclose(cg.render(decoded), np.clip(image, 0, 1), atol=2e-5)
+
+
+def test_half_size_is_the_full_size_seen_through_larger_pixels(decoded):
+  half = cg.render(decoded, 0.5)
+  assert half.shape == (24, 24, 3)
+  want = box_averaged(cg.render(decoded), 2)
+  assert psnr(to_bytes8(want), to_bytes8(half)) > 35
+
+
+def test_double_size_averages_to_the_full_size(decoded):
+  double = cg.render(decoded, 2.0)
+  assert double.shape == (96, 96, 3)
+  assert psnr(pixels(decoded), to_bytes8(box_averaged(double, 2))) > 35
+
+
+@pytest.mark.parametrize('scale', [0.0, -1.0, 0.001, 1e5])
+def test_impossible_scales(decoded, scale):
+  with pytest.raises(ValueError, match='scale: wanted sides of 1 to 65535 px'):
+    cg.render(decoded, scale)
+
+
+# --- one's own pieces ---
+
+
+def test_own_initializer_loss_and_quantizer():
+  calls = []
+
+  def initializer(key, image, num_gaussians):
+    calls.append(('initializer', image.shape, num_gaussians))
+    start = cg.initialize.random(key, image, num_gaussians)
+    return start.replace(log_scale=start.log_scale + 1.0)
+
+  def loss(image, target):
+    calls.append(('loss',))
+    return 0.5 * l1(image, target) + 0.5 * l2(image, target)
+
+  four_colors = vector.residual(stages=1, entries=4, num_columns=3)
+  method = METHOD._replace(name='mine', color=four_colors)
+  data = encode(method=method, initializer=initializer, loss=loss, num_clusters=2)
+  assert calls[0] == ('initializer', (48, 48, 3), 60)
+  assert calls.count(('loss',)) >= 2  # in the fit and in the fine-tuning
+  assert container.describe(data)['method'] == 'mine'
+  decoded = cg.decode(data)
+  for label in range(2):
+    colors = np.asarray(decoded.gaussians.color)[decoded.labels == label]
+    assert 1 < len(np.unique(colors, axis=0)) <= 4
+  assert psnr(to_bytes8(IMAGE), pixels(decoded)) > 18
+
+
+# --- damage ---
+
+
+def test_every_damaged_byte_is_noticed(data):
+  for at in np.linspace(0, len(data) - 1, 64).astype(int):
+    damaged = bytearray(data)
+    damaged[at] ^= 1 << at % 8
+    with pytest.raises(cg.ContainerError):
+      cg.decode(bytes(damaged))
+
+
+@pytest.mark.parametrize('length', [0, 3, 4, 9, 100, -1])
+def test_every_missing_byte_is_noticed(data, length):
+  with pytest.raises(cg.ContainerError):
+    cg.decode(data[:length])
+
+
+def test_bytes_too_many_are_noticed(data):
+  with pytest.raises(cg.ContainerError):
+    cg.decode(data + b'\0')
+
+
+def rewritten(data, attribute, **changes):
+  """A file with a right checksum around something that no encoder writes."""
+  symbols = container.read(data)
+  stream = getattr(symbols, attribute)._replace(**changes)
+  return container.write(symbols._replace(**{attribute: stream}))
+
+
+def with_table(data, attribute, name, change):
+  tables = dict(getattr(container.read(data), attribute).tables)
+  tables[name] = change(tables[name])
+  return rewritten(data, attribute, tables=tables)
+
+
+def without_table(data, attribute, name):
+  tables = getattr(container.read(data), attribute).tables
+  return rewritten(data, attribute, tables={n: t for n, t in tables.items() if n != name})
+
+
+INFINITY, NAN = np.uint16(0x7C00), np.uint16(0x7E00)
+
+
+@pytest.mark.parametrize(
+  ('rewrite', 'message'),
+  [
+    (lambda data: rewritten(data, 'color', quantizer='lattice'), "KeyError: 'lattice'"),
+    (lambda data: without_table(data, 'rotation_scale', 'step'), "KeyError: 'step'"),
+    (
+      lambda data: with_table(data, 'rotation_scale', 'offset', lambda t: 0 * t + NAN),
+      'wanted finite values',
+    ),
+    (
+      lambda data: with_table(data, 'color', 'step', lambda t: 0 * t + INFINITY),
+      'color: wanted finite values',
+    ),
+  ],
+)
+@pytest.mark.filterwarnings('ignore:invalid value')
+def test_sound_files_of_nonsense_are_noticed(data, rewrite, message):
+  with pytest.raises(cg.ContainerError, match=message):
+    cg.decode(rewrite(data))
+
+
+# --- misuse ---
+
+
+@pytest.mark.parametrize(
+  ('image', 'message'),
+  [
+    (IMAGE[..., 0], r'image: wanted \[H, W, C\].*got shape \(48, 48\)'),
+    (IMAGE[:0], r'image: wanted .* sides of 1 to 65535 px, got shape \(0, 48, 3\)'),
+    (IMAGE[..., :2], r'image: wanted \(1, 3, 4\) channels, got 2'),
+    (IMAGE + 1, 'image: wanted finite values in 0..1'),
+    (IMAGE - 1, 'image: wanted finite values in 0..1'),
+    (IMAGE * np.nan, 'image: wanted finite values in 0..1'),
+    (to_bytes8(IMAGE), 'image: wanted finite values in 0..1'),
+  ],
+)
+def test_impossible_images(image, message):
+  with pytest.raises(ValueError, match=message):
+    encode(image)
+
+
+@pytest.mark.parametrize(
+  ('setting', 'message'),
+  [
+    ({'num_gaussians': 0}, 'num_gaussians: wanted 1 to 4194304, got 0'),
+    ({'num_gaussians': 2**22 + 1}, 'num_gaussians: wanted 1 to 4194304, got 4194305'),
+    ({'num_gaussians': 99, 'num_clusters': 65}, 'num_clusters: wanted 1 to 64, got 65'),
+    ({'num_clusters': -1}, 'num_clusters: wanted 1 to 64, got -1'),
+  ],
+)
+def test_impossible_numbers(setting, message):
+  with pytest.raises(ValueError, match=message):
+    encode(**setting)
+
+
+def test_unknown_arguments():
+  with pytest.raises(TypeError, match='bogus'):
+    encode(bogus=1)

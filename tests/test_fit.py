@@ -1,0 +1,303 @@
+"""Fitting: what it reaches, that it repeats and resumes bit for bit, overflow, NaN, one trace."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scenes
+
+from cgvq_jax import fit, initialize, losses
+from cgvq_jax.rasterize import api
+from cgvq_jax.types import Gaussians
+
+STEPS, NUM_GAUSSIANS = 3 * fit.BLOCK_STEPS, 300
+ATTRIBUTES = ('mean_xy', 'log_scale', 'rotation', 'color')
+OPTIMIZER = fit.adam(steps=STEPS)
+
+
+@pytest.fixture(scope='module')
+def target():
+  return jnp.asarray(scenes.photograph(96, 96))
+
+
+@pytest.fixture(scope='module')
+def start(target):
+  return initialize.gradient_guided(jax.random.key(0), target, NUM_GAUSSIANS)
+
+
+def run(gaussians, target, steps=STEPS, optimizer=OPTIMIZER, state=None, **options):
+  """The last state, and what `on_block` was told."""
+  blocks = []
+  state = fit.initial_state(gaussians, (), optimizer) if state is None else state
+  options['on_block'] = lambda *told: blocks.append(told)
+  state = fit.run(state, target, steps=steps, optimizer=optimizer, **options)
+  return state, blocks
+
+
+@pytest.fixture(scope='module')
+def adam_run(start, target):
+  return run(start, target)
+
+
+def image_of(gaussians, target):
+  height, width, _ = target.shape
+  return np.asarray(api.rasterize(gaussians, height, width))
+
+
+def psnr_of(gaussians, target):
+  error = np.clip(image_of(gaussians, target), 0, 1) - np.asarray(target)
+  return -10 * np.log10(np.mean(error.astype(np.float64) ** 2))
+
+
+def assert_same_bits(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+# --- what it reaches ---
+
+
+def test_adam_reaches_the_photograph(adam_run, start, target):
+  state, _ = adam_run
+  assert psnr_of(start, target) < 25
+  assert psnr_of(state.params, target) > 35
+
+
+def test_adan_reaches_the_photograph(start, target):
+  optimizer = fit.adam(steps=STEPS, preconditioner=optax.scale_by_adan)
+  state, _ = run(start, target, optimizer=optimizer)
+  assert psnr_of(state.params, target) > 34
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['l1', 'l1_ssim', 'feature'])
+def test_other_losses_reach_the_photograph(name, start, target):
+  state, _ = run(start, target, loss=getattr(losses, name))
+  assert psnr_of(state.params, target) > 33
+
+
+@pytest.mark.slow
+def test_random_start_reaches_the_photograph(target):
+  gaussians = initialize.random(jax.random.key(0), target, NUM_GAUSSIANS)
+  assert psnr_of(run(gaussians, target)[0].params, target) > 28
+
+
+def test_progress_tells_of_each_block(adam_run, target):
+  state, blocks = adam_run
+  assert [p.step for _, p in blocks] == [int(s.step) for s, _ in blocks] == [50, 100, 150]
+  assert_same_bits(blocks[-1][0], state)
+  for block_state, progress in blocks:
+    assert progress.psnr == pytest.approx(psnr_of(block_state.params, target), abs=1e-2)
+    # The loss is the last step's, before its update.
+    assert -10 * np.log10(progress.loss) == pytest.approx(progress.psnr, abs=0.5)
+  assert blocks[0][1].psnr < blocks[1][1].psnr < blocks[2][1].psnr
+
+
+def test_fit_is_run_from_a_fresh_state(adam_run, start, target):
+  told = []
+  gaussians = fit.fit(start, target, steps=STEPS, on_block=lambda s, p: told.append(p))
+  assert_same_bits(gaussians, adam_run[0].params)
+  assert told == [progress for _, progress in adam_run[1]]
+
+
+def test_steps_are_those_of_the_plain_definition():
+  """Blocks, tile lists that are kept and renewed, and the backward pass by hand change nothing."""
+  scene, steps = scenes.random(), 40
+  target = jnp.asarray(scenes.photograph(scene.height, scene.width))
+  rates = Gaussians(mean_xy=300.0, log_scale=10.0, rotation=10.0, color=10.0)
+  optimizer = fit.adam(rates, steps, preconditioner=optax.identity)
+
+  @jax.jit
+  def plain(gaussians):
+    def step(carried, _):
+      gaussians, optimizer_state = carried
+      gradient = jax.grad(
+        lambda g: losses.l2(api.rasterize(g, *target.shape[:2], implementation='reference'), target)
+      )(gaussians)
+      updates, optimizer_state = optimizer.update(gradient, optimizer_state, gaussians)
+      return (optax.apply_updates(gaussians, updates), optimizer_state), None
+
+    return jax.lax.scan(step, (gaussians, optimizer.init(gaussians)), length=steps)[0][0]
+
+  want = plain(scene.gaussians)
+  got, _ = run(scene.gaussians, target, steps, optimizer)
+  moved = np.linalg.norm(want.mean_xy - scene.gaussians.mean_xy, axis=-1)
+  margin = np.asarray(fit.margin(scene.gaussians))
+  assert np.sum(moved > 2 * margin) >= 5  # lists had to be renewed
+  for attribute in ATTRIBUTES:
+    np.testing.assert_allclose(
+      getattr(got.params, attribute), getattr(want, attribute), atol=2e-3, err_msg=attribute
+    )
+
+
+# --- the same bits ---
+
+
+def test_same_start_same_bits(adam_run, start, target):
+  assert_same_bits(run(start, target)[0], adam_run[0])
+
+
+@pytest.mark.parametrize('stopped_after', [0, 1])
+def test_a_stopped_run_goes_on_to_the_same_bits(adam_run, start, target, stopped_after):
+  # Through the host and plain arrays, as a checkpoint takes it.
+  whole, blocks = adam_run
+  state = jax.tree.map(np.array, jax.device_get(blocks[stopped_after][0]))
+  resumed, later = run(start, target, state=state)
+  assert_same_bits(resumed, whole)
+  assert [p for _, p in later] == [p for _, p in blocks[stopped_after + 1 :]]
+
+
+def test_a_finished_run_takes_no_step(adam_run, start, target):
+  state, blocks = run(start, target, state=adam_run[0])
+  assert blocks == []
+  assert_same_bits(state, adam_run[0])
+
+
+# --- overflow ---
+
+
+def test_overflow_runs_the_block_again_with_more_room(adam_run, start, target, monkeypatch):
+  asked = []
+
+  def spy(num_pairs):
+    asked.append((num_pairs, round_capacity(num_pairs)))
+    return asked[-1][1]
+
+  round_capacity = fit.round_capacity
+  monkeypatch.setattr(fit, 'round_capacity', spy)
+  monkeypatch.setattr(fit, 'initial_capacity', lambda *sizes: 512)
+  state, blocks = run(start, target, fit.BLOCK_STEPS)
+  assert asked and all(512 < wanted <= got for wanted, got in asked)
+  assert [p.step for _, p in blocks] == [state.step] == [50]  # one block is told of, not two
+  assert blocks[0][1].psnr == pytest.approx(adam_run[1][0][1].psnr, abs=1e-3)
+
+
+# --- not finite ---
+
+
+@pytest.mark.parametrize('attribute', ATTRIBUTES)
+def test_nan_in_the_start_is_named(start, target, attribute):
+  value = getattr(start, attribute)
+  broken = start.replace(**{attribute: value.at[7].set(jnp.nan)})
+  with pytest.raises(fit.FitError, match=rf'not finite at step 0: gradient of .*{attribute}'):
+    run(broken, target, fit.BLOCK_STEPS)
+
+
+def test_nan_on_the_way_is_named_with_its_step():
+  scene = scenes.random()
+  target = jnp.asarray(scenes.photograph(scene.height, scene.width))
+  at = fit.BLOCK_STEPS + 6  # this update breaks the rotations, so the next step finds out
+  spoil = optax.scale_by_schedule(lambda count: jnp.where(count == at, jnp.nan, 1.0))
+  rotation_only = Gaussians(False, False, True, False)
+  optimizer = optax.chain(fit.adam(steps=STEPS), optax.masked(spoil, rotation_only))
+  told = []
+  state = fit.initial_state(scene.gaussians, (), optimizer)
+  with pytest.raises(fit.FitError, match=rf'not finite at step {at + 1}: gradient of .*rotation'):
+    fit.run(
+      state, target, steps=STEPS, optimizer=optimizer, on_block=lambda s, p: told.append(p.step)
+    )
+  assert told == [fit.BLOCK_STEPS]  # a block with NaN in it is not handed out
+
+
+# --- one trace ---
+
+
+def test_a_block_is_traced_once():
+  traces = []
+
+  def loss(image, target):
+    traces.append(image.shape)
+    return losses.l2(image, target)
+
+  scene = scenes.random()
+  target = jnp.asarray(scenes.photograph(scene.height, scene.width))
+  run(scene.gaussians, target, 2 * fit.BLOCK_STEPS, loss=loss)
+  once = len(traces)
+  assert once <= 2  # scan may trace its body twice
+  other = scenes.borders()
+  run(other.gaussians, 0.5 * target, STEPS, loss=loss)
+  assert len(traces) == once
+
+
+# --- forward functions ---
+
+
+def penalized(params, carry, context):
+  penalty = context['weight'] * jnp.sum(params.color**2) + context['constant']
+  return fit.Forward(params, carry + context['step'], penalty)
+
+
+def run_penalized(scene, **context):
+  target = jnp.asarray(scenes.photograph(scene.height, scene.width))
+  state = fit.initial_state(scene.gaussians, jnp.zeros(()), OPTIMIZER)
+  context = {name: jnp.float32(value) for name, value in context.items()}
+  return run(None, target, fit.BLOCK_STEPS, state=state, forward=penalized, context=context)
+
+
+def test_forward_has_a_context_a_carry_and_a_penalty():
+  scene = scenes.random()
+  state, blocks = run_penalized(scene, weight=1e3, step=2, constant=5e4)
+  assert state.carry == 2 * fit.BLOCK_STEPS
+  # The penalty outweighs the image: the colours go out. It is part of the loss.
+  assert np.abs(state.params.color).max() < 0.1 * np.abs(scene.gaussians.color).max()
+  assert blocks[0][1].loss > 5e4
+
+
+def test_nan_in_the_loss_alone_is_named():
+  with pytest.raises(fit.FitError, match=r'not finite at step 0: .*the loss'):
+    run_penalized(scenes.random(), weight=0, step=0, constant=np.nan)
+
+
+# --- the optimizer ---
+
+
+def first_updates(optimizer, steps=1):
+  """Updates of each step under a constant gradient of mixed signs."""
+  params = jax.tree.map(jnp.zeros_like, scenes.one_gaussian().gaussians)
+  gradient = jax.tree.map(lambda p: 3 * (-1.0) ** jnp.arange(p.size).reshape(p.shape), params)
+  state, told = optimizer.init(params), []
+  update = jax.jit(optimizer.update)
+  for _ in range(steps):
+    updates, state = update(gradient, state, params)
+    told.append(updates)
+  return told
+
+
+@pytest.mark.parametrize(
+  'rates', [None, Gaussians(mean_xy=0.5, log_scale=0.0, rotation=0.25, color=2.0)]
+)
+def test_every_attribute_has_its_rate(rates):
+  (updates,) = first_updates(fit.adam(rates, steps=10))
+  for attribute in ATTRIBUTES:
+    update = np.asarray(getattr(updates, attribute))
+    want = getattr(rates or fit.RATES, attribute)
+    np.testing.assert_allclose(np.abs(update), want, rtol=1e-4)
+    if want:
+      assert update.ravel()[0] < 0  # against the gradient
+
+
+def test_rates_decay_along_a_cosine():
+  updates = first_updates(fit.adam(steps=8, final=0.1), steps=10)
+  relative = np.array([-u.rotation[0] for u in updates]) / fit.RATES.rotation
+  progress = np.minimum(np.arange(10) / 8, 1)
+  want = 0.1 + 0.9 * (1 + np.cos(np.pi * progress)) / 2
+  np.testing.assert_allclose(relative, want, rtol=1e-3)
+
+
+def test_equal_settings_are_one_optimizer():
+  # A new optimizer compiles the block anew.
+  assert fit.adam(steps=77) is fit.adam(steps=77)
+  assert fit.adam(steps=77) is not fit.adam(steps=78)
+
+
+# --- misuse ---
+
+
+def test_impossible_gaussians_are_refused(target):
+  gaussians = scenes.random(channels=3).gaussians
+  with pytest.raises(ValueError, match='gaussians: wanted N >= 1'):
+    fit.fit(gaussians.replace(rotation=jnp.zeros(3)), target)
+  with pytest.raises(ValueError, match='color channels'):
+    fit.fit(scenes.random(channels=2).gaussians, target[..., :2])

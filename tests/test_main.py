@@ -1,0 +1,112 @@
+"""What a config may say, and what the command line says of one that cannot be."""
+
+from __future__ import annotations
+
+import runpy
+
+import pytest
+from ml_collections import ConfigDict
+from tiny import ROOT, call, write_image
+
+from cgvq_jax import dataset, images, main
+
+CONFIGS = ('kodak', 'quickstart')
+
+
+def config(name: str = 'quickstart', **changes) -> ConfigDict:
+  made = runpy.run_path(str(ROOT / 'configs' / f'{name}.py'))['get_config']()
+  made.lock()
+  with made.ignore_type():
+    made.update_from_flattened_dict(changes)
+  return made
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_the_configs_are_jobs(name, tmp_path, monkeypatch):
+  for number in range(1, 25):
+    (tmp_path / f'kodim{number:02}.png').touch()
+  monkeypatch.setenv('CGVQ_KODAK', str(tmp_path))
+  job = main.job(config(name))
+  assert {point.method for point in job['points']} == {'gi', 'cgvq'}
+  assert {(point.method, point.num_clusters) for point in job['points']} == {
+    ('gi', 1),
+    ('cgvq', 16),
+  }
+  assert len(job['sources']) == {'kodak': 24, 'quickstart': 1}[name]
+  assert job['settings'].loss == 'l2' and job['settings'].initializer == 'gradient_guided'
+  if name == 'quickstart':
+    assert job['sources'][0].load().pixels.shape == (400, 600, 3)
+
+
+@pytest.mark.parametrize('several', ['gi,cgvq', ('gi', 'cgvq'), ('gi,cgvq',), ['gi', 'cgvq', 'gi']])
+def test_lists_may_be_written_in_several_ways(several):
+  changes = {'method': several, 'num_gaussians': (50, 60), 'num_clusters': 4}
+  assert main.job(config(**changes))['points'] == dataset.grid(['gi', 'cgvq'], [50, 60], [4])
+  assert main.job(config(num_gaussians=50))['points'] == dataset.grid(['gi', 'cgvq'], [50])
+  assert main.job(config(num_clusters=None))['points'] == dataset.grid(['gi', 'cgvq'], [4000])
+  both = main.job(config(num_clusters=(0, 2)))['points']
+  assert both == dataset.grid(['gi', 'cgvq'], [4000], [None, 2])
+
+
+def test_images_are_chosen_by_name(tmp_path):
+  for name in 'xyz':
+    write_image(tmp_path / f'{name}.png')
+  root = {'data.root': str(tmp_path)}
+  for chosen in ('z,x', ('z', 'x'), ('z,x',)):
+    job = main.job(config(**root, **{'data.images': chosen}))
+    assert [source.name for source in job['sources']] == ['z', 'x']
+  job = main.job(config(**root, **{'data.images': ()}))
+  assert [source.name for source in job['sources']] == ['x', 'y', 'z']
+  assert job['sources'][0].load().pixels.shape == (48, 40, 3)
+  with pytest.raises(images.ImageError, match='wanted one of x, y, z, got an unknown name'):
+    main.job(config(**root, **{'data.images': 'w'}))
+
+
+@pytest.mark.parametrize(
+  ('name', 'value', 'wanted'),
+  [
+    ('method', 'jpeg', "wanted one of gi, cgvq, got 'jpeg'"),
+    ('method', (), 'wanted some of gi, cgvq, got none'),
+    ('num_gaussians', 0, 'wanted a whole number, 1 to'),
+    ('num_gaussians', (50, 'x'), "got 'x'"),
+    ('num_gaussians', (), 'got none'),
+    ('num_clusters', 65, 'wanted a whole number, 0 to 64, got 65'),
+    ('fit.steps', 0, 'wanted a whole number, 1 or more, got 0'),
+    ('finetune.steps', 2.5, 'wanted a whole number, 1 or more, got 2.5'),
+    ('fit.loss', 'l3', 'wanted one of l2, l1, l1_ssim, feature'),
+    ('fit.initializer', 'best', 'wanted one of gradient_guided, random'),
+    ('seed', -1, 'wanted a whole number, 0 to'),
+    ('checkpoint_seconds', -1.0, 'wanted seconds, 0 or more, got -1.0'),
+  ],
+)
+def test_a_bad_value_is_named(name, value, wanted):
+  with pytest.raises(main.ConfigError, match=f'config.{name}: .*{wanted}'):
+    main.job(config(**{name: value}))
+
+
+def test_a_config_that_lacks_a_value_is_named():
+  lacking = config()
+  lacking.unlock()
+  del lacking.fit.steps
+  with pytest.raises(main.ConfigError, match=r'config.fit.steps: wanted a value, got none'):
+    main.job(lacking)
+
+
+def test_bad_commands_are_one_line_and_2(tmp_path):
+  some = ('--config=configs/quickstart.py', f'--workdir={tmp_path / "job"}')
+  for arguments, wanted in (
+    ((*some, '--config.fit.stepz=3'), 'unknown name in the config: \'stepz\' Did you mean "steps"'),
+    ((*some, '--config.method=jpeg'), "config.method: wanted one of gi, cgvq, got 'jpeg'"),
+    (('--config=missing.py', some[1]), 'missing.py'),
+  ):
+    code, out, err = call('cgvq_jax.main', *arguments)
+    assert (code, out) == (2, ''), err
+    assert len(err.splitlines()) == 1 and wanted in err
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_help_teaches():
+  code, out, err = call('cgvq_jax.main', '--help')
+  assert (code, err) == (0, '')
+  for text in ('python -m cgvq_jax.main --config=configs/kodak.py', 'CGVQ_KODAK', '--workdir'):
+    assert text in out

@@ -1,0 +1,454 @@
+"""One suite for every rasterizer: values, gradients, the cutoff, tile lists, misuse.
+
+An implementation that `rasterize` offers has to be named here, and every test then runs on it.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scenes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cgvq_jax.geometry import CUTOFF, CUTOFF_RADIUS
+from cgvq_jax.rasterize import api, tiles, xla
+from cgvq_jax.types import Gaussians
+
+IMPLEMENTATIONS = ['xla']  # pytest.param(name, marks=pytest.mark.gpu) where it needs a GPU
+EVERYTHING = ['reference', *IMPLEMENTATIONS]
+ATTRIBUTES = ('mean_xy', 'log_scale', 'rotation', 'color')
+
+each_implementation = pytest.mark.parametrize('name', IMPLEMENTATIONS)
+each_scene = pytest.mark.parametrize('scene', list(scenes.SCENES))
+
+# The value is a sum of float32 terms: where colours add up to 120, so does the rounding. Beyond
+# that, a conic that is long and thin and oblique has q = ln 255 as a difference of terms of
+# 12.5 * 50^2 / 2 = 15,000; each is rounded by some 1e-3, in the reference as anywhere.
+VALUE_TOLERANCE = dict.fromkeys(scenes.SCENES, 1e-5) | {'thin': 1e-4}
+# Moments of a tiny Gaussian are about 0.1^2 px^2, taken about the centre of a tile 8 px away, where
+# float32 resolves 64 px^2 * 6e-8. These Gaussians show on one pixel at most.
+GRADIENT_TOLERANCE = dict.fromkeys(scenes.SCENES, 1e-4) | {'thin': 1e-3, 'tiny': 1e-3}
+
+
+@functools.lru_cache
+def program(name, height, width):
+  """(gaussians, cotangent) -> (image, gradient), compiled once for all scenes of a size."""
+
+  def run(gaussians, cotangent):
+    image, pullback = jax.vjp(
+      lambda g: api.rasterize(g, height, width, implementation=name), gaussians
+    )
+    return image, pullback(cotangent)[0]
+
+  return jax.jit(run)
+
+
+def image_and_gradient(name, scene):
+  shape = scene.height, scene.width, scene.gaussians.num_channels
+  cotangent = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+  return program(name, scene.height, scene.width)(scene.gaussians, cotangent)
+
+
+def image_of(name, scene):
+  return np.asarray(image_and_gradient(name, scene)[0])
+
+
+def written_out(scene):
+  """The definition once more: float64, inverse matrices, a loop over pixels and Gaussians."""
+  mean, log_scale, rotation, color = (
+    np.asarray(getattr(scene.gaussians, a), np.float64) for a in ATTRIBUTES
+  )
+  image = np.zeros((scene.height, scene.width, color.shape[1]))
+  inverses = []
+  for (s1, s2), r in zip(np.exp(log_scale), rotation, strict=True):
+    turn = np.array([[np.cos(r), -np.sin(r)], [np.sin(r), np.cos(r)]])
+    inverses.append(np.linalg.inv(turn @ np.diag([s1**2, s2**2]) @ turn.T))
+  for i, j in np.ndindex(scene.height, scene.width):
+    for n, inverse in enumerate(inverses):
+      offset = np.array([j + 0.5, i + 0.5]) - mean[n]
+      q = offset @ inverse @ offset / 2
+      if q <= math.log(255):
+        image[i, j] += color[n] * math.exp(-q)
+  return image
+
+
+# --- values and gradients ---
+
+
+def test_the_suite_names_every_implementation():
+  assert {'reference', *(getattr(p, 'values', [p])[0] for p in IMPLEMENTATIONS)} == set(
+    api.implementations()
+  )
+
+
+@pytest.mark.parametrize('name', EVERYTHING)
+def test_value_is_the_definition_written_out(name):
+  scene = scenes.odd_size_gray()
+  want = written_out(scene)
+  assert np.abs(want).max() > 0.5
+  np.testing.assert_allclose(image_of(name, scene), want, atol=1e-5)
+
+
+@each_implementation
+@each_scene
+def test_value_matches_reference(name, scene):
+  want = image_of('reference', scenes.SCENES[scene]())
+  got = image_of(name, scenes.SCENES[scene]())
+  assert got.shape == want.shape and got.dtype == np.float32
+  assert np.abs(want).max() > 0.05 or scene == 'black'
+  size = max(1, np.abs(want).max())
+  np.testing.assert_allclose(got, want, atol=VALUE_TOLERANCE[scene] * size)
+
+
+@each_implementation
+@each_scene
+@pytest.mark.parametrize('attribute', ATTRIBUTES)
+def test_gradient_matches_reference(name, scene, attribute):
+  want, got = (
+    np.asarray(getattr(image_and_gradient(n, scenes.SCENES[scene]())[1], attribute))
+    for n in ('reference', name)
+  )
+  largest = np.abs(want).max()
+  assert largest > 0 or scene == 'black'
+  np.testing.assert_allclose(got, want, atol=GRADIENT_TOLERANCE[scene] * largest)
+
+
+@pytest.mark.parametrize('name', EVERYTHING)
+def test_black_gaussians_make_no_image_but_may_learn_a_colour(name):
+  image, gradient = image_and_gradient(name, scenes.black())
+  for array in (image, gradient.mean_xy, gradient.log_scale, gradient.rotation):
+    assert np.all(np.asarray(array) == 0)
+  assert np.all(np.abs(gradient.color).max(axis=-1) > 0)
+
+
+@pytest.mark.parametrize('name', EVERYTHING)
+def test_gaussians_outside_give_nothing_and_get_nothing(name):
+  scene = scenes.outside()
+  image, gradient = image_and_gradient(name, scene)
+  away = np.arange(11)  # the twelfth is as far, and wide enough to be seen
+  for attribute in ATTRIBUTES:
+    rows = np.abs(np.asarray(getattr(gradient, attribute)).reshape(scenes.NUM_GAUSSIANS, -1))
+    assert np.all(rows[away] == 0) and np.all(rows[11:].max(axis=1) > 0)
+  black = scene.gaussians.color.at[away].set(0)
+  without = scene._replace(gaussians=scene.gaussians.replace(color=black))
+  np.testing.assert_array_equal(image, image_of(name, without))
+
+
+@pytest.mark.parametrize('name', EVERYTHING)
+def test_order_does_not_matter(name):
+  scene = scenes.random()
+  backwards = jax.tree.map(lambda a: a[::-1], scene.gaussians)
+  got = image_of(name, scene._replace(gaussians=backwards))
+  np.testing.assert_allclose(got, image_of(name, scene), atol=2e-6)
+
+
+# --- the cutoff ---
+
+
+def lone(mean_xy, scale, rotation=0.0):
+  """One Gaussian of colour 1 among black ones, in the size of the other scenes."""
+  scene = scenes.black()
+  values = dict(mean_xy=mean_xy, log_scale=np.log(scale), rotation=rotation, color=1.0)
+  rows = {a: getattr(scene.gaussians, a).at[0].set(jnp.asarray(v)) for a, v in values.items()}
+  return scene._replace(gaussians=Gaussians(**rows))
+
+
+@pytest.mark.parametrize('name', EVERYTHING)
+@pytest.mark.parametrize('center', [(20.5, 20.5), (15.5, 16.5), (0.5, 39.5)])
+def test_cutoff_is_the_ellipse_of_weight_one_in_255(name, center):
+  # 8 px along the first axis, 3 px along the second: just inside, then just outside.
+  (x, y), (reach_x, reach_y) = (int(c) for c in center), (8, 3)
+  pixels = [(y, x + reach_x), (y, x - reach_x), (y + reach_y, x), (y - reach_y, x)]
+  pixels = [(i, j) for i, j in pixels if 0 <= i < scenes.HEIGHT and 0 <= j < scenes.WIDTH]
+  for factor, weight in ((1.0001, 1 / 255), (0.9999, 0.0)):
+    scale = np.array([reach_x, reach_y]) / CUTOFF_RADIUS * factor
+    image = image_of(name, lone(center, scale))[..., 0]
+    assert image[y, x] == pytest.approx(1)
+    for pixel in pixels:
+      assert image[pixel] == pytest.approx(weight, rel=2e-3), pixel
+    assert np.min(image[image > 0]) >= 0.999 / 255
+
+
+@pytest.mark.parametrize('name', EVERYTHING)
+@pytest.mark.parametrize('shift', [(5, 3), (16, 0), (-7, 9)])
+def test_image_does_not_know_where_tiles_begin(name, shift):
+  scene = scenes.random()
+  moved = scene.gaussians.replace(mean_xy=scene.gaussians.mean_xy + jnp.array(shift, 'float32'))
+  before = image_of(name, scene)
+  after = image_of(name, scene._replace(gaussians=moved))
+  dx, dy = shift
+  height, width = scene.height - abs(dy), scene.width - abs(dx)
+  top, left = max(-dy, 0), max(-dx, 0)
+  np.testing.assert_allclose(
+    after[top + dy : top + dy + height, left + dx : left + dx + width],
+    before[top : top + height, left : left + width],
+    atol=2e-6,
+  )
+
+
+# --- transformations ---
+
+
+@each_implementation
+def test_batches_by_vmap(name):
+  batch = [scenes.random(), scenes.borders(), scenes.outside()]
+  gaussians = jax.tree.map(lambda *a: jnp.stack(a), *(s.gaussians for s in batch))
+  cotangent = np.random.default_rng(0).standard_normal((scenes.HEIGHT, scenes.WIDTH, 3))
+  run = jax.jit(jax.vmap(program(name, scenes.HEIGHT, scenes.WIDTH), in_axes=(0, None)))
+  images, gradients = run(gaussians, cotangent.astype(np.float32))
+  for i, scene in enumerate(batch):
+    image, gradient = image_and_gradient(name, scene)
+    np.testing.assert_allclose(images[i], image, atol=1e-5)
+    for attribute in ATTRIBUTES:
+      want, got = getattr(gradient, attribute), getattr(gradients, attribute)[i]
+      np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
+
+
+@pytest.mark.parametrize('name', EVERYTHING)
+def test_second_call_compiles_nothing(name, caplog):
+  one, other = scenes.random(), scenes.borders()
+
+  def compilations(gaussians, width):
+    caplog.clear()
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+      api.rasterize(gaussians, 8, width, implementation=name).block_until_ready()
+    return [m for m in caplog.messages if m.startswith('Compiling')]
+
+  assert compilations(one.gaussians, 24)  # the log does tell
+  assert not compilations(other.gaussians, 24)
+
+
+# --- tile lists ---
+
+BIN_CAPACITY = 1024
+
+
+@functools.partial(jax.jit, static_argnames='capacity')
+def bin_small(gaussians, margin=0.0, capacity=BIN_CAPACITY):
+  return tiles.bin_gaussians(gaussians, scenes.HEIGHT, scenes.WIDTH, capacity, margin)
+
+
+render_binned = jax.jit(lambda g, bins: xla.rasterize_binned(g, bins, scenes.HEIGHT, scenes.WIDTH))
+is_stale = jax.jit(tiles.is_stale)
+
+
+def listed_pairs(bins):
+  """(tile, Gaussian) of every place of the chunks in use."""
+  bins, pairs = jax.tree.map(np.asarray, bins), []
+  for tile, start, size in zip(bins.chunk_tile, bins.chunk_start, bins.chunk_size, strict=True):
+    pairs += [(int(tile), int(n)) for n in bins.pair_gaussian[int(start) : int(start + size)]]
+  return pairs
+
+
+def needed_pairs(scene):
+  """The pairs that some pixel needs, by trying them all in float64."""
+  mean, log_scale, rotation, _ = (
+    np.asarray(getattr(scene.gaussians, a), np.float64) for a in ATTRIBUTES
+  )
+  y, x = np.mgrid[: scene.height, : scene.width] + 0.5
+  dx, dy = x[..., None] - mean[:, 0], y[..., None] - mean[:, 1]
+  along = (np.cos(rotation) * dx + np.sin(rotation) * dy) / np.exp(log_scale[:, 0])
+  across = (np.cos(rotation) * dy - np.sin(rotation) * dx) / np.exp(log_scale[:, 1])
+  pixels_y, pixels_x, gaussian = np.nonzero(along**2 + across**2 <= 2 * CUTOFF)
+  columns = tiles.grid(scene.height, scene.width)[1]
+  tile = pixels_y // tiles.TILE * columns + pixels_x // tiles.TILE
+  return set(zip(tile.tolist(), gaussian.tolist(), strict=True))
+
+
+@st.composite
+def drawn_scenes(draw, scale=(0.05, 300.0), beyond=60.0):
+  """Any ellipses, also long and thin ones, also outside the image, some of them 1e5 px away."""
+  rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+  low = draw(st.floats(*np.log(scale)))
+  high = draw(st.floats(low, np.log(scale[1])))
+  size = np.array([scenes.WIDTH, scenes.HEIGHT])
+  mean_xy = rng.uniform(-beyond, size + beyond, (scenes.NUM_GAUSSIANS, 2))
+  if draw(st.booleans()) and beyond:
+    mean_xy[0] = [1e5, -1e5]
+  if draw(st.booleans()):
+    mean_xy = np.round(2 * mean_xy) / 2  # on the pixels' centres and edges, and on the tiles'
+  return scenes.make(
+    mean_xy,
+    np.exp(rng.uniform(low, high, (scenes.NUM_GAUSSIANS, 2))),
+    rng.choice([0, np.pi / 4, np.pi / 2, 1.1], scenes.NUM_GAUSSIANS)
+    + rng.choice([0, 1e-4, 0.3], scenes.NUM_GAUSSIANS),
+    np.ones((scenes.NUM_GAUSSIANS, 3)),
+  )
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn_scenes())
+def test_every_pair_that_a_pixel_needs_is_listed_once(scene):
+  bins = bin_small(scene.gaussians)
+  listed = listed_pairs(bins)
+  assert len(listed) == len(set(listed)) == bins.num_pairs and not bins.overflowed
+  assert needed_pairs(scene) <= set(listed)
+
+
+@settings(max_examples=30, deadline=None)
+@given(drawn_scenes(scale=(1.0, 30.0), beyond=0))
+def test_few_pairs_are_listed_that_no_pixel_needs(scene):
+  # A bounding box would list up to twice as many for a thin oblique ellipse.
+  assert len(listed_pairs(bin_small(scene.gaussians))) <= 1.1 * len(needed_pairs(scene)) + 3
+
+
+def directions(seed):
+  """One way for every attribute to go."""
+  rng = np.random.default_rng(seed)
+  n = scenes.NUM_GAUSSIANS
+  return Gaussians(*(rng.standard_normal(s).astype('float32') for s in ((n, 2), (n, 2), n, (n, 3))))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+  drawn_scenes(scale=(0.3, 20.0), beyond=20.0),
+  st.integers(0, 2**32 - 1),
+  st.sampled_from([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0.1, 0.1)]),
+  st.floats(0.25, 8.0),
+)
+def test_old_lists_are_complete_as_long_as_they_are_not_stale(scene, seed, way, margin):
+  towards = directions(seed)
+  margins = np.full(scenes.NUM_GAUSSIANS, margin, np.float32)
+  margins[::2] /= 4
+  bins = bin_small(scene.gaussians, margins)
+
+  def moved(step):
+    by_mean, by_scale, by_rotation = (np.float32(step * w) for w in way)
+    return Gaussians(
+      mean_xy=scene.gaussians.mean_xy + by_mean * towards.mean_xy,
+      log_scale=scene.gaussians.log_scale + by_scale * towards.log_scale,
+      rotation=scene.gaussians.rotation + by_rotation * towards.rotation,
+      color=scene.gaussians.color + by_mean * towards.color,
+    )
+
+  fresh, stale = 0.0, 64.0
+  assert not is_stale(moved(fresh), bins)
+  for _ in range(12):  # as far as they may go
+    middle = (fresh + stale) / 2
+    fresh, stale = (fresh, middle) if is_stale(moved(middle), bins) else (middle, stale)
+  gaussians = moved(fresh)
+  np.testing.assert_allclose(
+    render_binned(gaussians, bins), render_binned(gaussians, bin_small(gaussians)), atol=1e-4
+  )
+
+
+@pytest.mark.parametrize(
+  ('attribute', 'unit'), [('mean_xy', (0.6, 0.8)), ('log_scale', (1, 0)), ('rotation', 1)]
+)
+def test_lists_are_stale_once_one_ellipse_leaves_its_margin(attribute, unit):
+  scene = lone((20, 20), (8.0, 2.0), rotation=0.5)
+  bins = bin_small(scene.gaussians, 2.0)
+  value = getattr(scene.gaussians, attribute)
+
+  def stale_after(step):
+    moved = value.at[0].add(step * jnp.asarray(unit, 'float32'))
+    return bool(is_stale(scene.gaussians.replace(**{attribute: moved}), bins))
+
+  # px by which the border moves, of the 2 allowed: the long axis grows by r 8 (e^step - 1), and
+  # under a turn by `step` the roots differ by sqrt(2) (8 - 2) sin(step) in Frobenius norm.
+  step = {
+    'mean_xy': 2.0,
+    'log_scale': math.log1p(2 / (8 * CUTOFF_RADIUS)),
+    'rotation': math.asin(2 / (math.sqrt(2) * 6 * CUTOFF_RADIUS)),
+  }[attribute]
+  assert not stale_after(0.0)
+  assert not stale_after(0.99 * step) and not stale_after(-0.9 * step)
+  assert stale_after(1.01 * step) and stale_after(-1.2 * step)
+
+
+def test_colours_never_make_lists_stale():
+  gaussians = scenes.random().gaussians
+  assert not is_stale(gaussians.replace(color=gaussians.color + 100), bin_small(gaussians))
+
+
+# --- overflow ---
+
+
+@pytest.mark.parametrize('capacity', [16, 128])
+def test_overflow_is_seen_counted_and_mended(capacity):
+  scene = scenes.random(scale=(3.0, 9.0))
+  needed = len(listed_pairs(bin_small(scene.gaussians)))
+  bins = bin_small(scene.gaussians, capacity=capacity)
+  assert capacity < needed < BIN_CAPACITY
+  assert bool(bins.overflowed) and capacity < bins.num_pairs <= 4 * needed
+  # Where the room suffices for the Gaussians' tile rows, the count is exact.
+  assert capacity == 16 or bins.num_pairs == needed
+  grown = bin_small(scene.gaussians, capacity=tiles.round_capacity(int(bins.num_pairs)))
+  assert not grown.overflowed and grown.num_pairs == needed
+
+
+def test_no_gaussian_is_dropped_from_lists_without_room():
+  scene = scenes.random(scale=(3.0, 9.0))
+  want, want_gradient = image_and_gradient('reference', scene)
+  cotangent = np.random.default_rng(0).standard_normal(want.shape).astype(np.float32)
+
+  @jax.jit
+  def crammed(gaussians):
+    image, pullback = jax.vjp(
+      lambda g: xla.rasterize(g, scene.height, scene.width, capacity=16), gaussians
+    )
+    return image, pullback(cotangent)[0]
+
+  image, gradient = crammed(scene.gaussians)
+  np.testing.assert_allclose(image, want, atol=1e-5)
+  np.testing.assert_allclose(gradient.color, want_gradient.color, atol=1e-4)
+
+
+def test_the_covering_scene_overflows_a_guessed_capacity():
+  # So that the shared suite has a scene whose lists do not fit.
+  gaussians, height, width = scenes.covering()
+  rows, columns = tiles.grid(height, width)
+  pairs = gaussians.num_gaussians * rows * columns
+  assert tiles.initial_capacity(gaussians.num_gaussians, height, width) < pairs
+
+
+def test_capacities_come_in_a_few_sizes():
+  wanted = np.unique(np.geomspace(1, 1e7, 2000).astype(int))
+  rounded = np.array([tiles.round_capacity(int(n)) for n in wanted])
+  assert np.all(rounded >= wanted) and np.all(np.diff(rounded) >= 0)
+  assert np.all(rounded <= 1.5 * wanted + 1024)
+  assert len(set(rounded.tolist())) <= 3 * math.log2(1e7)
+
+
+# --- misuse ---
+
+
+@pytest.mark.parametrize('size', [(0, 5), (5, 0), (-1, 5), (5, api.MAX_SIDE + 1)])
+def test_impossible_sizes(size):
+  with pytest.raises(
+    ValueError, match=r'image size: wanted 1 to 65535 px a side, got height=.*wid'
+  ):
+    api.rasterize(scenes.random().gaussians, *size)
+
+
+@pytest.mark.parametrize('channels', [2, 5])
+def test_impossible_channels(channels):
+  with pytest.raises(ValueError, match=rf'channels: wanted one of \(1, 3, 4\), got {channels}'):
+    api.rasterize(scenes.random(channels=channels).gaussians, 8, 8)
+
+
+@pytest.mark.parametrize(
+  ('attribute', 'shape'), [('mean_xy', (24, 3)), ('log_scale', (23, 2)), ('rotation', (24, 1))]
+)
+def test_shapes_that_do_not_fit(attribute, shape):
+  gaussians = scenes.random().gaussians.replace(**{attribute: jnp.zeros(shape)})
+  with pytest.raises(ValueError, match=rf"'{attribute}'.*got.*{re.escape(str(shape))}"):
+    api.rasterize(gaussians, 8, 8)
+
+
+def test_no_gaussians():
+  with pytest.raises(ValueError, match='wanted N >= 1'):
+    api.rasterize(scenes.random(num_gaussians=0).gaussians, 8, 8)
+
+
+def test_unknown_implementation():
+  with pytest.raises(ValueError, match=r"implementation='cuda': wanted one of .*'xla'"):
+    api.rasterize(scenes.random().gaussians, 8, 8, implementation='cuda')
