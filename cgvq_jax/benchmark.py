@@ -66,11 +66,12 @@ def blocked_step(gaussians: Gaussians, target: Float[Array, 'H W C']) -> tuple[f
 def dense_step(gaussians: Gaussians, target: Float[Array, 'H W C']) -> tuple[float, float]:
   """One step through the definition."""
   optimizer = fit.adam(steps=1000)
-  state = optimizer.init(gaussians)
+  params: Any = gaussians
+  state = optimizer.init(params)
   height, width, _ = target.shape
 
   @jax.jit
-  def step(gaussians, state):
+  def step(gaussians: Any, state: Any):
     def objective(gaussians):
       return l2(reference.rasterize(gaussians, height, width), target)
 
@@ -78,7 +79,7 @@ def dense_step(gaussians: Gaussians, target: Float[Array, 'H W C']) -> tuple[flo
     updates, state = optimizer.update(gradient, state, gaussians)
     return optax.apply_updates(gaussians, updates), state
 
-  return _timed(lambda: step(gaussians, state), 1)
+  return _timed(lambda: step(params, state), 1)
 
 
 def measure() -> list[dict[str, Any]]:

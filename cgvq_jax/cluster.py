@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from cgvq_jax import kmeans
 from cgvq_jax.types import Clusters, Gaussians
 
-# P is a multiple of this, so that most images of one size meet a program compiled already.
-_ROW_MULTIPLE = 64
+# P is one of four sizes an octave, so that most images of one size meet a program compiled already.
+_MIN_ROWS = 64
 
 
 def canonical(gaussians: Gaussians) -> Gaussians:
@@ -72,8 +72,8 @@ def cluster(
 def layout(labels: Int[np.ndarray, 'N'], num_clusters: int) -> Clusters:
   """Rows for K clusters, in the order of their labels, on the host.
 
-  P is the largest count rounded up to a multiple of 64, at least 64, so that it seldom changes
-  from one image to the next and with it the compiled programs. An empty cluster is a row of
+  P is the largest count, at least 64, rounded up to one of four sizes an octave, so that it seldom
+  changes from one image to the next and with it the compiled programs. An empty cluster is a row of
   padding.
 
   Raises:
@@ -85,7 +85,9 @@ def layout(labels: Int[np.ndarray, 'N'], num_clusters: int) -> Clusters:
   if labels.min() < 0 or labels.max() >= num_clusters:
     raise ValueError(f'labels must be in 0..{num_clusters - 1}, got {labels.min()}..{labels.max()}')
   counts = np.bincount(labels, minlength=num_clusters)
-  width = max(1, -(-int(counts.max()) // _ROW_MULTIPLE)) * _ROW_MULTIPLE
+  largest = max(int(counts.max()), _MIN_ROWS)
+  quarter = max(2 ** (largest.bit_length() - 1) // 4, 1)
+  width = -(-largest // quarter) * quarter
   order = np.argsort(labels, kind='stable')  # members, cluster by cluster
   starts = np.cumsum(counts) - counts
   slot = np.empty(labels.size, np.int32)

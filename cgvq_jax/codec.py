@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -75,7 +76,7 @@ def encode(
   labels = cluster(cluster_key, gaussians, num_clusters)
   context = finetune.make_context(np.asarray(labels), num_clusters, height, width)
 
-  optimizer = fit.adam(finetune.RATES, steps=finetune_steps, final=finetune.FINAL_RATE)
+  optimizer = fit.adam(finetune.RATES, finetune_steps, final=finetune.FINAL_RATE)
   start = finetune.initial_state(codebook_key, gaussians, context, method, optimizer)
   tuned = finetune.run(
     resume('finetune', start),
@@ -131,7 +132,8 @@ def render(decoded: Decoded, scale: float = 1.0) -> Float[np.ndarray, 'H W C']:
   variance = jnp.exp(2 * gaussians.log_scale) * scale**2
   wider = variance + max(1 - scale**2, 0.0) / 12
   share = jnp.sqrt(jnp.prod(variance / wider, axis=-1, keepdims=True))
-  scaled = gaussians.replace(
+  scaled = replace(
+    gaussians,
     mean_xy=gaussians.mean_xy * scale,
     log_scale=jnp.log(wider) / 2,
     color=gaussians.color * share,
@@ -141,15 +143,13 @@ def render(decoded: Decoded, scale: float = 1.0) -> Float[np.ndarray, 'H W C']:
 
 def _validate(image: np.ndarray, num_gaussians: int, num_clusters: int) -> None:
   shape = np.shape(image)
-  if len(shape) != 3 or not (1 <= min(shape[:2]) and max(shape[:2]) <= MAX_SIDE):
+  if len(shape) != 3 or min(shape[:2]) < 1 or max(shape[:2]) > MAX_SIDE:
     raise ValueError(f'image: wanted [H, W, C] with sides of 1 to {MAX_SIDE} px, got shape {shape}')
   if shape[2] not in CHANNELS:
     raise ValueError(f'image: wanted {CHANNELS} channels, got {shape[2]}')
   if not np.all(np.isfinite(image)) or np.min(image) < 0 or np.max(image) > 1:
     raise ValueError('image: wanted finite values in 0..1, got others')
   if not 1 <= num_gaussians <= container.MAX_GAUSSIANS:
-    raise ValueError(
-      f'num_gaussians: wanted 1 to {container.MAX_GAUSSIANS}, got {num_gaussians}'
-    )
+    raise ValueError(f'num_gaussians: wanted 1 to {container.MAX_GAUSSIANS}, got {num_gaussians}')
   if not 1 <= num_clusters <= container.MAX_CLUSTERS:
     raise ValueError(f'num_clusters: wanted 1 to {container.MAX_CLUSTERS}, got {num_clusters}')

@@ -41,7 +41,9 @@ def table(
   jpeg = classic.jpeg_at_bytes(original, len(data))
   if jpeg is not None:
     lines.append(_line('JPEG', original, len(jpeg[0]), jpeg[1], '-', '-'))
-  header = f'{"":8} {"bytes":>8} {"bpp":>7} {"PSNR dB":>8} {"MS-SSIM":>8} {"encode s":>9} {"decode s":>9}'
+  header = (
+    f'{"":8} {"bytes":>8} {"bpp":>7} {"PSNR dB":>8} {"MS-SSIM":>8} {"encode s":>9} {"decode s":>9}'
+  )
   return '\n'.join([header, *lines])
 
 

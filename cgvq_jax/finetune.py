@@ -52,8 +52,8 @@ class Context:
 
 # Half the fit's rates: the Gaussians are near their places and follow the rounding. Steps and
 # offsets (log px, radians) move by a few hundredths of a quantizer step each.
-RATES = Trained(
-  gaussians=Gaussians(mean_xy=0.4, log_scale=0.08, rotation=0.08, color=0.02),
+RATES: Any = Trained(
+  gaussians=fit.rates(mean_xy=0.4, log_scale=0.08, rotation=0.08, color=0.02),
   quantizers=2e-3,  # pyright: ignore[reportArgumentType]  (a prefix of the tree)
 )
 # The rates end lower than the fit's: rounding turns every late movement into noise.
@@ -113,7 +113,8 @@ def through(method: Method) -> fit.ForwardFn:
     values = _each(method, lambda _, q: join(q.value, clusters), quantized)
     # Each cluster's loss is a mean over its members; weighted, the sum is a mean over them all.
     share = clusters.counts / jnp.sum(clusters.counts)
-    penalty = sum(jnp.sum(share * getattr(quantized, a).loss) for a in ATTRIBUTES)
+    losses = [jnp.sum(share * getattr(quantized, a).loss) for a in ATTRIBUTES]
+    penalty = jnp.sum(jnp.stack(losses))
     return fit.Forward(from_rows(values, context.size), moved, penalty)
 
   return forward
@@ -246,7 +247,7 @@ def run(
     now = decoded_psnr(freeze(current, context, method, height, width), pixels, quantizers)
     if now > before.best_psnr:
       return TuneState(current, current, jnp.array(now)), now
-    return before.replace(current=current), now
+    return TuneState(current, before.best, before.best_psnr), now
 
   def after_block(current: fit.FitState, progress: fit.Progress) -> None:
     nonlocal state

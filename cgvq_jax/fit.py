@@ -2,14 +2,15 @@
 
 The same loop fits free Gaussians and fine-tunes quantized ones: `forward(params, carry, context)`
 says which Gaussians the parameters stand for. Tile lists are kept over several steps, with a margin
-by which the Gaussians may move; a step whose Gaussians left it bins anew before it renders. A block
-whose lists outgrew their room is run again from its start with more, so no Gaussian is ever dropped.
+by which the Gaussians may move; a step whose Gaussians left it bins anew before it renders. A
+block whose lists outgrew their room is run again from its start with more, so no Gaussian is ever
+dropped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -67,6 +68,15 @@ class FitError(RuntimeError):
   """The fit cannot go on: a value that is not finite, with the step and the attribute."""
 
 
+def rates(mean_xy: float, log_scale: float, rotation: float, color: float) -> Any:
+  """Learning rates, one an attribute, in its own unit a step: px, log px, radians, colour."""
+  each: dict[str, Any] = {'mean_xy': mean_xy, 'log_scale': log_scale}
+  return Gaussians(**each, rotation=rotation, color=color)  # pyright: ignore[reportArgumentType]
+
+
+RATES = rates(mean_xy=0.8, log_scale=0.16, rotation=0.16, color=0.04)
+
+
 @lru_cache
 def adam(
   rates: Any = None,
@@ -78,9 +88,9 @@ def adam(
 ) -> optax.GradientTransformation:
   """Adam with one learning rate an attribute and a cosine decay to `final` of it over `steps`.
 
-  `rates` is a prefix of the parameters' tree (default: RATES); eight times the usual rates, with a
-  short second-moment memory (b2), fit several times faster. `preconditioner` replaces Adam's scaling
-  (`optax.scale_by_adan` for Adan). Cached, so that equal arguments compile once.
+  `rates` is a prefix of the parameters' tree (default: RATES); eight times the usual rates, with
+  a short second-moment memory (b2), fit several times faster. `preconditioner` replaces Adam's
+  scaling (`optax.scale_by_adan` for Adan). Cached, so that equal arguments compile once.
   """
   rates = RATES if rates is None else rates
   scaling = preconditioner() if preconditioner else optax.scale_by_adam(b2=b2, eps=1e-15)
@@ -93,10 +103,6 @@ def adam(
 
   schedule = optax.cosine_decay_schedule(-1.0, steps, alpha=final)
   return optax.chain(scaling, optax.stateless(per_attribute), optax.scale_by_schedule(schedule))
-
-
-# Learning rates: px, log px, radians, colour.
-RATES = Gaussians(mean_xy=0.8, log_scale=0.16, rotation=0.16, color=0.04)
 
 
 def initial_state(params: Any, carry: Any, optimizer: optax.GradientTransformation) -> FitState:

@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import dm_pix
 import jax
@@ -34,7 +35,7 @@ def l1(image: Float[Array, 'H W C'], target: Float[Array, 'H W C']) -> Float[Arr
 def ssim(image: Float[Array, 'H W C'], target: Float[Array, 'H W C']) -> Float[Array, '']:
   """1 - SSIM (Wang et al. 2004), Gaussian window of 11 px, sigma 1.5; smaller on smaller images."""
   window = min(11, *image.shape[:2])
-  return 1 - dm_pix.ssim(image, target, filter_size=window)
+  return 1 - jnp.asarray(dm_pix.ssim(image, target, filter_size=window))
 
 
 def l1_ssim(
@@ -135,7 +136,8 @@ def vgg_features(path: str | os.PathLike) -> Callable[[Float[Array, 'H W C']], l
 
   def features(image):
     rgb = jnp.broadcast_to(image[..., :3], (*image.shape[:2], 3))
-    return model.apply({'params': params}, ((rgb - mean) / deviation)[None])
+    outputs: Any = model.apply({'params': params}, ((rgb - mean) / deviation)[None])
+    return outputs
 
   return features
 

@@ -112,7 +112,12 @@ def single() -> Symbols:
   )
 
 
-CASES = {'v1_clustered': clustered, 'v1_sorted': sorted_by_position, 'v1_odd': odd, 'v1_single': single}
+CASES = {
+  'v1_clustered': clustered,
+  'v1_sorted': sorted_by_position,
+  'v1_odd': odd,
+  'v1_single': single,
+}
 
 
 if __name__ == '__main__':

@@ -112,8 +112,9 @@ def test_layout(labels, num_clusters):
     np.testing.assert_array_equal(mask[k], np.arange(mask.shape[1]) < counts[k])
   np.testing.assert_array_equal(members.reshape(-1)[slot], np.arange(labels.size))
   assert np.all(mask.reshape(-1)[slot])
-  # The least multiple of 64 that holds the largest cluster.
-  assert mask.shape[1] % 64 == 0 and max(0, mask.shape[1] - 64) < counts.max() <= mask.shape[1]
+  # The least of four sizes an octave, from 64 on, that holds the largest cluster.
+  sizes = [quarters * 2**octave for octave in range(4, 20) for quarters in (4, 5, 6, 7)]
+  assert mask.shape[1] == min(size for size in sizes if size >= counts.max())
 
 
 def test_layout_names_bad_labels():

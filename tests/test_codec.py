@@ -159,17 +159,47 @@ def test_full_size_is_the_clamped_image(decoded):
   np.testing.assert_allclose(cg.render(decoded), np.clip(image, 0, 1), atol=2e-5)
 
 
-def test_half_size_is_the_full_size_seen_through_larger_pixels(decoded):
-  half = cg.render(decoded, 0.5)
-  assert half.shape == (24, 24, 3)
-  want = box_averaged(cg.render(decoded), 2)
-  assert psnr(to_bytes8(want), to_bytes8(half)) > 35
+def fine_detail():
+  """Small Gaussians: at half the size, most of them are no wider than a pixel."""
+  gaussians, height, width = scenes.random(scale=(1.0, 2.5))
+  gaussians = gaussians.replace(color=0.6 * jnp.abs(gaussians.color))  # nothing is clamped
+  return cg.Decoded(gaussians, height, width, np.zeros(scenes.NUM_GAUSSIANS, np.int32))
 
 
-def test_double_size_averages_to_the_full_size(decoded):
-  double = cg.render(decoded, 2.0)
-  assert double.shape == (96, 96, 3)
-  assert psnr(pixels(decoded), to_bytes8(box_averaged(double, 2))) > 35
+def test_half_size_is_the_full_size_seen_through_larger_pixels():
+  detail = fine_detail()
+  half = cg.render(detail, 0.5)
+  assert half.shape == (20, 28, 3)
+  want = box_averaged(cg.render(detail), 2)
+  assert psnr(to_bytes8(want), to_bytes8(half)) > 50
+
+
+def test_double_size_averages_to_the_full_size():
+  detail = fine_detail()
+  double = cg.render(detail, 2.0)
+  assert double.shape == (80, 112, 3)
+  assert psnr(pixels(detail), to_bytes8(box_averaged(double, 2))) > 45
+
+
+@pytest.mark.parametrize('scale', [1 / 2, 1 / 3])
+def test_smaller_gaussians_keep_their_integral_and_gain_the_pixels_variance(scale):
+  deviation = 3.0
+  gaussians = scenes.make([[24.0, 24.0]], [[deviation, deviation]], [0.0], [[0.5]]).gaussians
+  full, small = (
+    cg.render(cg.Decoded(gaussians, 48, 48, np.zeros(1, np.int32)), s)[..., 0] for s in (1, scale)
+  )
+
+  def integral_and_variance(image):
+    x = np.arange(image.shape[1]) + 0.5
+    across = image.sum(axis=0, dtype=np.float64)
+    return across.sum(), np.sum(across * (x - image.shape[1] / 2) ** 2) / across.sum()
+
+  (integral, variance), (less, narrower) = map(integral_and_variance, (full, small))
+  assert less / scale**2 == pytest.approx(integral, rel=2e-3)
+  added = (1 - scale**2) / 12
+  wanted = variance * (scale**2 + added / deviation**2)  # both lack the same beyond the cutoff
+  assert narrower == pytest.approx(wanted, rel=0.02)
+  assert variance * scale**2 < 0.98 * wanted
 
 
 @pytest.mark.parametrize('scale', [0.0, -1.0, 0.001, 1e5])

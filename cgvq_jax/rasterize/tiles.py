@@ -195,7 +195,7 @@ def is_stale(gaussians: Gaussians, bins: Bins) -> Bool[Array, '']:
   """Whether some ellipse may have left the tiles it was listed in.
 
   An ellipse mu + r A u (A the root covariance, |u| = 1) stays within `margin` of the one it was
-  binned as when |mu - mu0| + r ||A - A0||_F <= margin, since the Frobenius norm bounds |(A - A0) u|.
+  binned as when |mu - mu0| + r ||A - A0||_F <= margin, since that norm bounds |(A - A0) u|.
   """
   drift = jnp.linalg.norm(gaussians.mean_xy - bins.anchor_mean, axis=-1)
   delta = root_covariance(gaussians.log_scale, gaussians.rotation) - bins.anchor_root

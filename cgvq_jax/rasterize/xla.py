@@ -185,7 +185,7 @@ def rasterize_binned(
   """The image from given tile lists, which must be complete and fresh: the caller checks
   `bins.overflowed` and `tiles.is_stale`. `None` evaluates every Gaussian on every tile."""
   rows, columns = grid(height, width)
-  tiles = _tiles(_table(gaussians), bins, columns, rows * columns)
+  tiles: Array = _tiles(_table(gaussians), bins, columns, rows * columns)  # pyright: ignore
   channels = gaussians.num_channels
   image = tiles.reshape(rows, columns, channels, TILE, TILE).transpose(0, 3, 1, 4, 2)
   return image.reshape(rows * TILE, columns * TILE, channels)[:height, :width]
