@@ -34,3 +34,7 @@ if [ "$(cat "$setup_venv/.installed${setup_extra:+-$setup_extra}" 2>/dev/null)" 
 fi
 # shellcheck disable=SC1091
 source "$setup_venv/bin/activate"
+
+# Programs compiled by one process serve the next: each command starts seconds sooner.
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/$setup_venv/jax-cache}
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:-0.3}
