@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
   config = kodak.get_config()
   config.update_from_flattened_dict(
     {
-      'method': 'cgvq',
+      'method': ('cgvq',),
       'num_gaussians': (20_000,),
       'num_clusters': (1, 4, 8, 16),
       'data.images': ('kodim15', 'kodim05'),

@@ -212,6 +212,7 @@ def test_impossible_scales(decoded, scale):
 # --- one's own pieces ---
 
 
+@pytest.mark.slow  # the README's example does the same, and its test runs it
 def test_own_initializer_loss_and_quantizer():
   calls = []
 

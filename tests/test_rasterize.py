@@ -109,6 +109,15 @@ def test_value_matches_reference(name, scene):
 
 
 @each_implementation
+def test_value_outside_of_jit(name):
+  # Where a program may be chosen by the Gaussians themselves.
+  scene = scenes.covering()
+  want = image_of('reference', scene)
+  got = api.rasterize(*scene, implementation=name)
+  np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+
+
+@each_implementation
 @each_scene
 @pytest.mark.parametrize('attribute', ATTRIBUTES)
 def test_gradient_matches_reference(name, scene, attribute):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 
-import jax
 from jaxtyping import Array, Float
 
 from cgvq_jax.rasterize import reference, xla
@@ -50,15 +48,4 @@ def rasterize(
   if name not in _IMPLEMENTATIONS:
     raise ValueError(f'{implementation=}: wanted one of {sorted(_IMPLEMENTATIONS)}')
   validate(gaussians, height, width)
-  return _program()(gaussians, name=name, height=height, width=width)
-
-
-@lru_cache
-def _program():
-  # Made at the first call: which options apply is known once the backend is.
-  static = ('name', 'height', 'width')
-  return jax.jit(_render, static_argnames=static, compiler_options=xla.compiler_options())
-
-
-def _render(gaussians, *, name, height, width):
   return _IMPLEMENTATIONS[name](gaussians, height, width)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -9,6 +12,7 @@ from cgvq_jax.geometry import CUTOFF, conic, squared_distance
 from cgvq_jax.types import Gaussians
 
 
+@partial(jax.jit, static_argnames=('height', 'width'))
 def rasterize(gaussians: Gaussians, height: int, width: int) -> Float[Array, 'H W C']:
   """I(p) = sum_i c_i exp(-q_i(p)) over the i with q_i(p) <= ln 255; p a pixel centre (GaussianImage
   eq. 4 without opacity). O(H W N) time and memory: for tests and for small images."""

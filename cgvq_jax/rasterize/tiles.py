@@ -59,6 +59,19 @@ def initial_capacity(num_gaussians: int, height: int, width: int) -> int:
   return round_capacity(max(8 * num_gaussians + 4 * rows * columns, 32 * rows * columns))
 
 
+def bounding_pairs(gaussians: Gaussians, height: int, width: int) -> Float[Array, '']:
+  """An upper bound of the number of pairs, by bounding boxes; a float, since it may be huge."""
+  rows, columns = grid(height, width)
+  sigma = covariance(gaussians.log_scale, gaussians.rotation)
+  reach = _reach(gaussians.mean_xy, sigma, 0.0)[:, None]
+  half = CUTOFF_RADIUS * jnp.sqrt(sigma[:, ::2]) + reach
+  low, high = gaussians.mean_xy - half, gaussians.mean_xy + half
+  _, num_columns = _span(low[:, 0], high[:, 0], columns)
+  _, num_rows = _span(low[:, 1], high[:, 1], rows)
+  # Rows are listed before columns, so a Gaussian beside the image takes room all the same.
+  return jnp.sum((num_rows * jnp.maximum(num_columns, 1)).astype(jnp.float32))
+
+
 def round_capacity(num_pairs: int) -> int:
   """The next of a few sizes per octave, so that slightly longer lists do not compile again."""
   step = 2 ** max(10, math.ceil(math.log2(max(num_pairs, 2))) - 2)
@@ -79,6 +92,12 @@ def _span(low, high, num_tiles: int):
   first = jnp.ceil(jnp.clip((low + 0.5) / TILE - 1.0, 0, num_tiles)).astype(jnp.int32)
   last = jnp.floor(jnp.clip((high - 0.5) / TILE, -1, num_tiles - 1)).astype(jnp.int32)
   return first, jnp.maximum(last - first + 1, 0)
+
+
+def _reach(mean, sigma, margin):
+  """The margin, and what float32 rounding of positions and extents may amount to (px)."""
+  extent = CUTOFF_RADIUS * jnp.sqrt(sigma[:, 0] + sigma[:, 2])
+  return margin + 1e-3 + 4e-6 * (extent + jnp.max(jnp.abs(mean), axis=-1))
 
 
 def _row_extents(mean, sigma, reach, row):
@@ -120,9 +139,7 @@ def assign(
   """
   rows, columns = grid(height, width)
   sigma = covariance(gaussians.log_scale, gaussians.rotation)
-  # The last pixel of float32 rounding of positions and extents belongs to the reach as well.
-  extent = CUTOFF_RADIUS * jnp.sqrt(sigma[:, 0] + sigma[:, 2])
-  reach = margin + 1e-3 + 4e-6 * (extent + jnp.max(jnp.abs(gaussians.mean_xy), axis=-1))
+  reach = _reach(gaussians.mean_xy, sigma, margin)
   half_y = CUTOFF_RADIUS * jnp.sqrt(sigma[:, 2]) + reach
   center_y = gaussians.mean_xy[:, 1]
   first_row, num_rows = _span(center_y - half_y, center_y + half_y, rows)

@@ -9,19 +9,31 @@ recomputes the weights instead of storing them, and gathers its sums by matrix p
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from cgvq_jax.geometry import CUTOFF, conic, squared_distance
-from cgvq_jax.rasterize.tiles import CHUNK, TILE, Bins, bin_gaussians, grid, initial_capacity
+from cgvq_jax.rasterize.tiles import (
+  CHUNK,
+  TILE,
+  Bins,
+  bin_gaussians,
+  bounding_pairs,
+  grid,
+  initial_capacity,
+)
 from cgvq_jax.types import Gaussians
 
 BLOCK = 64  # chunks: 1 MiB of weights, half of it on each of two cores
+
+# Pairs listed at most (64 MiB of integers); beyond, every tile is nearly every Gaussian's anyway.
+MAX_CAPACITY = 1 << 24
 
 _PIXELS = TILE * TILE
 # Pixel centres relative to the tile's centre, x fastest.
@@ -196,11 +208,31 @@ def rasterize(
 ) -> Float[Array, 'H W C']:
   """Bins and renders; differentiable, and correct whatever the capacity.
 
-  Lists that overflow `capacity` (default: a guess from the sizes) are not used: all pairs are
+  The default capacity is a bound from the Gaussians, or inside `jax.jit`, where their values are
+  not known yet, a guess from the sizes. Lists that overflow it are not used: all pairs are
   evaluated instead, slowly. Code that renders often bins once and calls `rasterize_binned`.
   """
   if capacity is None:
-    capacity = initial_capacity(gaussians.num_gaussians, height, width)
+    if isinstance(gaussians.mean_xy, Tracer):
+      capacity = initial_capacity(gaussians.num_gaussians, height, width)
+    else:
+      bound = int(_bounding_pairs(gaussians, height=height, width=width))
+      # Powers of two, so that similar sets share a program.
+      capacity = min(1 << max(bound, 1024).bit_length(), MAX_CAPACITY)
+  return _program()(gaussians, height=height, width=width, capacity=capacity)
+
+
+_bounding_pairs = jax.jit(bounding_pairs, static_argnames=('height', 'width'))
+
+
+@lru_cache
+def _program():
+  # Made at the first call: which options apply is known once the backend is.
+  static = ('height', 'width', 'capacity')
+  return jax.jit(_rasterize, static_argnames=static, compiler_options=compiler_options())
+
+
+def _rasterize(gaussians, *, height, width, capacity):
   bins = bin_gaussians(gaussians, height, width, capacity)
   return lax.cond(
     bins.overflowed,
