@@ -1,8 +1,12 @@
-"""How long one fit step takes: `python -m cgvq_jax.benchmark [--json FILE]`.
+"""How long one fit step takes, or decoding files.
+
+  python -m cgvq_jax.benchmark [--json FILE]
+  python -m cgvq_jax.benchmark --decode a.cgvq b.cgvq ...
 
 A step is value, gradient and update, with the binning it needs. The first rows hold the blocked
 rasterizer against the definition, which evaluates every Gaussian at every pixel, at a size that
 both can run; the last is a photograph's size. Compile seconds and warm milliseconds are apart.
+Files are decoded in turn, round after round, so that a machine whose speed drifts is fair to all.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import json
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from cgvq_jax import fit
+from cgvq_jax import codec, fit
+from cgvq_jax.bitstream import container
 from cgvq_jax.images import write_atomically
 from cgvq_jax.losses import l2
 from cgvq_jax.rasterize import reference
@@ -106,11 +111,32 @@ def measure() -> list[dict[str, Any]]:
   return rows
 
 
+def decode_milliseconds(files: Sequence[Path], rounds: int = 25) -> dict[str, float]:
+  """Median warm milliseconds from each file's bytes to pixels."""
+  contents = {str(file): container.read_file(file) for file in files}
+  seconds: dict[str, list[float]] = {file: [] for file in contents}
+  for _ in range(1 + rounds):
+    for file, data in contents.items():
+      start = time.perf_counter()
+      codec.render(codec.decode(data))
+      seconds[file].append(time.perf_counter() - start)
+  return {file: 1e3 * statistics.median(each[1:]) for file, each in seconds.items()}
+
+
 def main() -> None:
   """Prints the table."""
-  parser = argparse.ArgumentParser(prog='python -m cgvq_jax.benchmark', description=__doc__)
+  parser = argparse.ArgumentParser(
+    prog='python -m cgvq_jax.benchmark',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
   parser.add_argument('--json', type=Path, metavar='FILE', help='write the rows there as well')
+  parser.add_argument('--decode', type=Path, nargs='+', metavar='FILE', help='decode these instead')
   arguments = parser.parse_args()
+  if arguments.decode:
+    for file, milliseconds in decode_milliseconds(arguments.decode).items():
+      print(f'{file}: {milliseconds:.1f} ms')
+    return
   rows = measure()
   print('| scene | implementation | N | size | first block s | ms a step | peak MiB |')
   print('|---|---|---|---|---|---|---|')
