@@ -177,6 +177,11 @@ def freeze(
   return canonical(symbols)
 
 
+@partial(jax.jit, static_argnums=0)
+def _dequantize(dequantize, params: Params, symbols, clusters: Clusters):
+  return join(jax.vmap(dequantize)(params, split(symbols, clusters)), clusters)
+
+
 def thaw(symbols: Symbols, quantizers: dict[str, Quantizer]) -> Gaussians:
   """Gaussians from the integers of a file: table look-ups, cluster by cluster.
 
@@ -187,8 +192,8 @@ def thaw(symbols: Symbols, quantizers: dict[str, Quantizer]) -> Gaussians:
 
   def dequantize(stream: Stream):
     quantizer = quantizers[stream.quantizer]
-    padded = split(jnp.asarray(stream.symbols), clusters)
-    return join(jax.vmap(quantizer.dequantize)(quantizer.restore(stream.tables), padded), clusters)
+    params, symbols = quantizer.restore(stream.tables), jnp.asarray(stream.symbols)
+    return _dequantize(quantizer.dequantize, params, symbols, clusters)
 
   rows = Rows(**{a: dequantize(getattr(symbols, a)) for a in ATTRIBUTES})
   return from_rows(rows, jnp.array([symbols.width, symbols.height], jnp.float32))
