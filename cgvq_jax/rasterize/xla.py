@@ -212,24 +212,18 @@ def rasterize(
   not known yet, a guess from the sizes. Lists that overflow it are not used: all pairs are
   evaluated instead, slowly. Code that renders often bins once and calls `rasterize_binned`.
   """
-  if capacity is None:
-    if isinstance(gaussians.mean_xy, Tracer):
-      capacity = initial_capacity(gaussians.num_gaussians, height, width)
-    else:
-      bound = int(_bounding_pairs(gaussians, height=height, width=width))
-      # Powers of two, so that similar sets share a program.
-      capacity = min(1 << max(bound, 1024).bit_length(), MAX_CAPACITY)
-  return _program()(gaussians, height=height, width=width, capacity=capacity)
+  traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(gaussians))
+  if capacity is None and traced:
+    capacity = initial_capacity(gaussians.num_gaussians, height, width)
+  elif capacity is None:
+    bound = int(_bounding_pairs(gaussians, height=height, width=width))
+    # Powers of two, so that similar sets share a program.
+    capacity = min(1 << max(bound, 1024).bit_length(), MAX_CAPACITY)
+  program = _nested_program if traced else _top_level_program()
+  return program(gaussians, height=height, width=width, capacity=capacity)
 
 
 _bounding_pairs = jax.jit(bounding_pairs, static_argnames=('height', 'width'))
-
-
-@lru_cache
-def _program():
-  # Made at the first call: which options apply is known once the backend is.
-  static = ('height', 'width', 'capacity')
-  return jax.jit(_rasterize, static_argnames=static, compiler_options=compiler_options())
 
 
 def _rasterize(gaussians, *, height, width, capacity):
@@ -240,3 +234,14 @@ def _rasterize(gaussians, *, height, width, capacity):
     lambda g: rasterize_binned(g, bins, height, width),
     gaussians,
   )
+
+
+_STATIC = ('height', 'width', 'capacity')
+_nested_program = jax.jit(_rasterize, static_argnames=_STATIC)
+
+
+@lru_cache
+def _top_level_program():
+  # Made at the first call: which options apply is known once the backend is. JAX takes options for
+  # a whole program only, so a rendering inside another function's jit goes by that one's.
+  return jax.jit(_rasterize, static_argnames=_STATIC, compiler_options=compiler_options())
