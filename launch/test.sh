@@ -10,4 +10,5 @@ source launch/setup.sh test
 ruff check .
 ruff format --check .
 pyright
-python -m pytest "$@"
+# Two workers: most of the time is compilation, which uses one core.
+python -m pytest -n 2 --dist loadfile "$@"

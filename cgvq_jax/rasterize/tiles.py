@@ -161,8 +161,8 @@ def assign(
 
 
 def _sort_by_tile(tile: Int[Array, 'P'], num_tiles: int, gaussian: Int[Array, 'P'], count: int):
-  """Gaussians in the order of their tiles. One packed key sorts six times faster than key and
-  value on a CPU, where tile and Gaussian fit 32 bits together."""
+  """Gaussians in the order of their tiles. One packed key sorts several times faster than key
+  and value on a CPU, where tile and Gaussian fit 32 bits together."""
   bits = max(count - 1, 1).bit_length()
   if (num_tiles + 1) << bits > 1 << 32:
     return lax.sort((tile, gaussian), num_keys=1)
