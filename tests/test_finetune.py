@@ -193,7 +193,8 @@ def test_optimizer_leaves_the_codebooks_to_their_averages(tuned, gaussians, cont
   assert_same_bits(end.params.quantizers.color, start.params.quantizers.color)
   assert np.abs(end.carry.color.entries).max() > 1e-3
   before, after = start.params.quantizers.rotation_scale, end.params.quantizers.rotation_scale
-  assert np.all(before.step != after.step) and np.all(before.offset != after.offset)
+  # An offset learns only where a member leaves its cluster's range.
+  assert np.all(before.step != after.step) and np.any(before.offset != after.offset)
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,7 @@ def bin_small(gaussians, margin=0.0, capacity=BIN_CAPACITY):
 
 render_binned = jax.jit(lambda g, bins: xla.rasterize_binned(g, bins, scenes.HEIGHT, scenes.WIDTH))
 is_stale = jax.jit(tiles.is_stale)
+bounding_pairs = jax.jit(lambda g: tiles.bounding_pairs(g, scenes.HEIGHT, scenes.WIDTH))
 
 
 def listed_pairs(bins):
@@ -300,6 +301,7 @@ def test_every_pair_that_a_pixel_needs_is_listed_once(scene):
   listed = listed_pairs(bins)
   assert len(listed) == len(set(listed)) == bins.num_pairs and not bins.overflowed
   assert needed_pairs(scene) <= set(listed)
+  assert bounding_pairs(scene.gaussians) >= len(listed)
 
 
 @settings(max_examples=30, deadline=None)

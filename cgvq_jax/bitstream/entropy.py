@@ -259,7 +259,7 @@ def _plan(occurrences: Int[np.ndarray, 'G B'], high_bits: int) -> _Plan:
       (common,), (fitted,) = _fit(occurrences[shares].sum(axis=0, keepdims=True))
       table_cost = fitted - occurrences[shares].sum(axis=0) @ _cost(common.weights)
     shared_cost = occurrences @ _cost(common.weights)
-    flags = np.bincount(shares, minlength=2) @ _cost(_share_weights(shares.sum(), num_groups))
+    flags = np.bincount(shares, minlength=2) @ _cost(_share_weights(int(shares.sum()), num_groups))
     cost = table_cost + flags + np.where(shares, shared_cost, own_cost).sum()
     choice = [None if share else histogram for share, histogram in zip(shares, own, strict=True)]
     plans.append(_Plan(high_bits, common, choice, int(cost)))
