@@ -16,6 +16,7 @@ from cgvq_jax.types import Clusters, Gaussians
 _MIN_ROWS = 64
 
 
+@jax.jit
 def canonical(gaussians: Gaussians) -> Gaussians:
   """The same image, described in the one way with s1 >= s2 and rotation in [0, pi).
 
@@ -29,6 +30,7 @@ def canonical(gaussians: Gaussians) -> Gaussians:
   return Gaussians(gaussians.mean_xy, log_scale, rotation, gaussians.color)
 
 
+@jax.jit
 def features(gaussians: Gaussians) -> Float[Array, 'N F']:
   """What a cluster has in common: [r, log s1, log s2, c_1..c_C], F = 3 + C, standardized.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from cgvq_jax import finetune, fit, initialize
 from cgvq_jax.bitstream import container
 from cgvq_jax.cluster import canonical, cluster
+from cgvq_jax.geometry import standard_deviations
 from cgvq_jax.losses import Loss, l2
 from cgvq_jax.methods import dequantizers
 from cgvq_jax.rasterize.api import CHANNELS, MAX_SIDE, rasterize
@@ -53,18 +55,23 @@ def encode(
   is called every fit.BLOCK_STEPS steps, and `resume(stage, initial state)` returns the state to go
   on from, the initial one or one that `on_block` was given earlier; the bytes are the same.
 
-  Raises ValueError on an image or a number out of range, FitError where the fit diverges.
+  Raises ValueError on an image or a number out of range and on functions that do not fit it,
+  FitError where the fit diverges.
   """
-  num_clusters = min(num_clusters or method.num_clusters, num_gaussians)
-  _validate(image, num_gaussians, num_clusters)
+  num_clusters = method.num_clusters if num_clusters is None else num_clusters
+  num_clusters = min(num_clusters, num_gaussians)
+  _validate(image, num_gaussians, num_clusters, fit_steps, finetune_steps)
+  finetune.check(method, image.shape[2])
   height, width, _ = image.shape
   target = jnp.asarray(image, jnp.float32)
   start_key, cluster_key, codebook_key = jax.random.split(jax.random.key(seed), 3)
 
   optimizer = fit.adam(steps=fit_steps)
-  start = fit.initial_state(initializer(start_key, target, num_gaussians), (), optimizer)
+  gaussians = initializer(start_key, target, num_gaussians)
+  if gaussians.num_gaussians != num_gaussians:
+    raise ValueError(f'initializer: wanted {num_gaussians=}, got {gaussians.num_gaussians}')
   fitted = fit.run(
-    resume('fit', start),
+    resume('fit', fit.initial_state(gaussians, (), optimizer)),
     target,
     steps=fit_steps,
     optimizer=optimizer,
@@ -106,10 +113,8 @@ def decode(data: bytes) -> Decoded:
   known = dequantizers(symbols.channels)
   try:
     gaussians = finetune.thaw(symbols, known)
-  except (KeyError, ValueError, TypeError, IndexError) as error:
-    raise container.ContainerError(
-      f'tables: wanted those of the quantizers {sorted(known)}, got {type(error).__name__}: {error}'
-    ) from error
+  except ValueError as error:
+    raise container.ContainerError(str(error)) from error
   for name in ('mean_xy', 'log_scale', 'rotation', 'color'):
     if not bool(jnp.all(jnp.isfinite(getattr(gaussians, name)))):
       raise container.ContainerError(f'{name}: wanted finite values, got NaN or infinity')
@@ -123,13 +128,17 @@ def render(decoded: Decoded, scale: float = 1.0) -> Float[np.ndarray, 'H W C']:
   Means and standard deviations are scaled. A smaller image is seen through larger pixels: the box
   filter of a pixel has variance 1/12 px^2, of which the original pixels have done scale^2, so the
   rest is added to each covariance, and the colour is lowered to keep each Gaussian's integral.
-  Raises ValueError where a side would leave 1..MAX_SIDE px.
+  Raises ValueError where a side would leave 1..MAX_SIDE px, or all the pixels MAX_PIXELS.
   """
-  sides = [round(side * scale) for side in (decoded.height, decoded.width)]
-  if not all(1 <= side <= MAX_SIDE for side in sides):
-    raise ValueError(f'scale: wanted sides of 1 to {MAX_SIDE} px, got {scale} x {decoded[1:3]}')
+  size = decoded.height, decoded.width
+  sides = [round(side * scale) if math.isfinite(scale) else 0 for side in size]
+  if not all(1 <= side <= MAX_SIDE for side in sides) or math.prod(sides) > container.MAX_PIXELS:
+    raise ValueError(
+      f'scale: wanted sides of 1 to {MAX_SIDE} px and at most {container.MAX_PIXELS} pixels,'
+      f' got {scale} x {size}'
+    )
   gaussians = decoded.gaussians
-  variance = jnp.exp(2 * gaussians.log_scale) * scale**2
+  variance = (standard_deviations(gaussians.log_scale) * scale) ** 2
   wider = variance + max(1 - scale**2, 0.0) / 12
   share = jnp.sqrt(jnp.prod(variance / wider, axis=-1, keepdims=True))
   scaled = replace(
@@ -141,7 +150,9 @@ def render(decoded: Decoded, scale: float = 1.0) -> Float[np.ndarray, 'H W C']:
   return np.asarray(jnp.clip(rasterize(scaled, sides[0], sides[1]), 0.0, 1.0))
 
 
-def _validate(image: np.ndarray, num_gaussians: int, num_clusters: int) -> None:
+def _validate(
+  image: np.ndarray, num_gaussians: int, num_clusters: int, fit_steps: int, finetune_steps: int
+) -> None:
   shape = np.shape(image)
   if len(shape) != 3 or min(shape[:2]) < 1 or max(shape[:2]) > MAX_SIDE:
     raise ValueError(f'image: wanted [H, W, C] with sides of 1 to {MAX_SIDE} px, got shape {shape}')
@@ -153,3 +164,5 @@ def _validate(image: np.ndarray, num_gaussians: int, num_clusters: int) -> None:
     raise ValueError(f'num_gaussians: wanted 1 to {container.MAX_GAUSSIANS}, got {num_gaussians}')
   if not 1 <= num_clusters <= container.MAX_CLUSTERS:
     raise ValueError(f'num_clusters: wanted 1 to {container.MAX_CLUSTERS}, got {num_clusters}')
+  if min(fit_steps, finetune_steps) < 1:
+    raise ValueError(f'fit_steps, finetune_steps: wanted >= 1, got {fit_steps}, {finetune_steps}')

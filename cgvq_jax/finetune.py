@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
@@ -120,6 +121,28 @@ def through(method: Method) -> fit.ForwardFn:
   return forward
 
 
+def _columns(channels: int) -> dict[str, int]:
+  return dict(zip(ATTRIBUTES, (2, 3, channels), strict=True))
+
+
+def check(method: Method, channels: int) -> None:
+  """Raises ValueError where a quantizer of the method does not take its attribute's rows."""
+  key, mask = jax.random.key(0), jnp.ones(1, bool)
+  for attribute, columns in _columns(channels).items():
+    quantizer: Quantizer = getattr(method, attribute)
+    rows = jnp.zeros((1, columns))
+    got: Any = None
+    with contextlib.suppress(ValueError, TypeError):
+      params = jax.eval_shape(quantizer.init, key, rows, mask)
+      out = jax.eval_shape(quantizer.quantize, params, rows, mask)
+      got = out.value.shape[1:], out.symbols.shape[1:]
+    if got != ((columns,), (len(quantizer.alphabets),)):
+      raise ValueError(
+        f'method {method.name!r}: wanted {attribute} quantized in {columns} columns'
+        f' for {channels} channels, got a quantizer of others'
+      )
+
+
 @partial(jax.jit, static_argnames='method')
 def _initial_quantizers(key, gaussians, context, method):
   def init(quantizer: Quantizer, rows, key):
@@ -157,7 +180,7 @@ def freeze(
   trained: Trained = state.params
   params = jax.tree.map(jnp.add, trained.quantizers, state.carry)
   tables = _each(method, lambda quantizer, p: quantizer.tabulate(p), params)
-  restored = _each(method, lambda quantizer, t: quantizer.restore(t), tables)
+  restored = _each(method, lambda quantizer, t: quantizer.restore(t, quantizer.alphabets), tables)
   symbols = _symbols(restored, trained.gaussians, context, method)
   mask = np.asarray(context.clusters.mask)
 
@@ -185,17 +208,28 @@ def _dequantize(dequantize, params: Params, symbols, clusters: Clusters):
 def thaw(symbols: Symbols, quantizers: dict[str, Quantizer]) -> Gaussians:
   """Gaussians from the integers of a file: table look-ups, cluster by cluster.
 
-  Raises KeyError on a quantizer that is not among `quantizers`.
+  Raises ValueError, naming the attribute, on a quantizer that is not among `quantizers` and on
+  tables that do not fit it, the alphabets or the number of channels.
   """
   counts = np.asarray(symbols.counts)
   clusters = layout(np.repeat(np.arange(counts.size), counts), counts.size)
 
-  def dequantize(stream: Stream):
+  def dequantize(attribute: str, columns: int):
+    stream: Stream = getattr(symbols, attribute)
+    if stream.quantizer not in quantizers:
+      known = sorted(quantizers)
+      raise ValueError(f'{attribute} quantizer: wanted one of {known}, got {stream.quantizer!r}')
     quantizer = quantizers[stream.quantizer]
-    params, symbols = quantizer.restore(stream.tables), jnp.asarray(stream.symbols)
-    return _dequantize(quantizer.dequantize, params, symbols, clusters)
+    try:
+      params = quantizer.restore(stream.tables, stream.alphabets)
+    except ValueError as error:
+      raise ValueError(f'{attribute}: {stream.quantizer}: {error}') from error
+    rows = _dequantize(quantizer.dequantize, params, jnp.asarray(stream.symbols), clusters)
+    if rows.shape[1] != columns:
+      raise ValueError(f'{attribute}: wanted {columns} columns, got {rows.shape[1]}')
+    return rows
 
-  rows = Rows(**{a: dequantize(getattr(symbols, a)) for a in ATTRIBUTES})
+  rows = Rows(**{a: dequantize(a, n) for a, n in _columns(symbols.channels).items()})
   return from_rows(rows, jnp.array([symbols.width, symbols.height], jnp.float32))
 
 

@@ -192,12 +192,15 @@ def run(
   """Goes on from `state` until `steps` steps are done; calls `on_block` after every block.
 
   Blocks start at multiples of BLOCK_STEPS and bin at their start, so a run that was stopped after
-  a block and goes on from its state gives the very same result. Raises FitError on NaN.
+  a block and goes on from its state gives the very same result. Raises FitError on NaN,
+  ValueError on sizes that do not fit each other.
   """
   target = jnp.asarray(target, jnp.float32)
   gaussians = jax.eval_shape(forward, state.params, state.carry, context).gaussians
-  height, width, _ = target.shape
+  height, width, channels = target.shape
   validate(gaussians, height, width)
+  if channels != gaussians.num_channels:
+    raise ValueError(f'target: wanted {gaussians.num_channels} channels, got {channels}')
   capacity = initial_capacity(gaussians.num_gaussians, height, width)
   done = int(state.step)
   while done < steps:

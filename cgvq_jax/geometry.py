@@ -1,8 +1,9 @@
-"""From rotation and scale to covariance, conic and the extents of the cutoff ellipse."""
+"""From rotation and scale to covariance, whitening and the extents of the cutoff ellipse."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float
 CUTOFF = math.log(255.0)
 CUTOFF_RADIUS = math.sqrt(2.0 * CUTOFF)  # 3.33 standard deviations
 
-# Standard deviations outside this range (px) would overflow float32 in the conic.
+# Standard deviations outside this range (px) would overflow float32 when squared.
 MIN_SCALE, MAX_SCALE = 1e-3, 1e6
 
 
@@ -42,10 +43,14 @@ def covariance(
   return _rotated_diagonal(variance[..., 0], variance[..., 1], rotation)
 
 
-def conic(log_scale: Float[Array, '*N 2'], rotation: Float[Array, '*N']) -> Float[Array, '*N 3']:
-  """Sigma^-1 = R diag(s1^-2, s2^-2) R^T as [xx, xy, yy], px^-2; never inverts a matrix."""
-  precision = standard_deviations(log_scale) ** -2
-  return _rotated_diagonal(precision[..., 0], precision[..., 1], rotation)
+def whitening(
+  log_scale: Float[Array, '*N 2'], rotation: Float[Array, '*N']
+) -> Float[Array, '*N 4']:
+  """W = diag(1/s1, 1/s2) R^T / sqrt(2) as [ux, uy, vx, vy], 1/px, so that q = |W (p - mu)|^2."""
+  inverse = math.sqrt(0.5) / standard_deviations(log_scale)
+  cosine, sine = jnp.cos(rotation)[..., None], jnp.sin(rotation)[..., None]
+  first, second = inverse[..., :1], inverse[..., 1:]
+  return jnp.concatenate([first * cosine, first * sine, -second * sine, second * cosine], axis=-1)
 
 
 def root_covariance(
@@ -61,12 +66,14 @@ def root_covariance(
 
 
 def squared_distance(
-  conic_xx: Float[Array, '*S'],
-  conic_xy: Float[Array, '*S'],
-  conic_yy: Float[Array, '*S'],
+  white: Sequence[Float[Array, '*S']],
   dx: Float[Array, '*S'],
   dy: Float[Array, '*S'],
 ) -> Float[Array, '*S']:
-  """q = (dx, dy) Sigma^-1 (dx, dy)^T / 2. Every rasterizer evaluates the exponent by this line,
-  in offsets from the mean: expanded into monomials of the pixel it would cancel in float32."""
-  return (0.5 * conic_xx * dx + conic_xy * dy) * dx + 0.5 * conic_yy * dy * dy
+  """q = |W (dx, dy)|^2, W given as the four columns of `whitening`.
+
+  Every rasterizer evaluates the exponent by this line, in offsets from the mean. As a polynomial of
+  the pixel, or with the inverse covariance, q would be a small difference of large terms: a long
+  thin Gaussian at an oblique angle would lose all digits but four."""
+  ux, uy, vx, vy = white
+  return (ux * dx + uy * dy) ** 2 + (vx * dx + vy * dy) ** 2

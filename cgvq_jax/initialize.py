@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,7 @@ def _sample_pixels(key, density: Float[Array, 'H W'], num: int) -> tuple[Int[Arr
   return row, column.clip(0, width - 1)
 
 
+@partial(jax.jit, static_argnames='num_gaussians')
 def gradient_guided(
   key: PRNGKeyArray,
   image: Float[Array, 'H W C'],
@@ -76,6 +78,7 @@ def gradient_guided(
   )
 
 
+@partial(jax.jit, static_argnames='num_gaussians')
 def random(key: PRNGKeyArray, image: Float[Array, 'H W C'], num_gaussians: int) -> Gaussians:
   """The papers' start (GaussianImage's released code, rotation-scale variant): uniform positions,
   standard deviations in 0.5-1.5 px, rotations in 0-2 pi, colours in 0-1."""

@@ -57,11 +57,13 @@ def _oriented_filters(size: int = 7, sigma: float = 1.2, orientations: int = 4) 
 
 
 def _convolve(images: Float[Array, 'B H W I'], filters) -> Float[Array, 'B H W O']:
+  # Borders repeat: a border of zeros would be an edge, in a flat image too.
+  size = filters.shape[0] // 2
   return lax.conv_general_dilated(
-    images,
+    jnp.pad(images, ((0, 0), (size, size), (size, size), (0, 0)), mode='edge'),
     jnp.asarray(filters),
     (1, 1),
-    'SAME',
+    'VALID',
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     precision='highest',
   )

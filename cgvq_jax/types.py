@@ -67,7 +67,8 @@ class Quantizer(NamedTuple):
 
   The functions take the padded rows of a cluster and their mask; padding never changes a result.
   `tabulate` rounds the params of all K clusters to the integers that the file stores and
-  `restore` reads them back, so that encoder and decoder dequantize with the very same numbers.
+  `restore` reads them back, so that encoder and decoder dequantize with the very same numbers; it
+  raises ValueError where a file's tables and alphabets do not fit the quantizer or each other.
   """
 
   name: str  # names the dequantizer in the file
@@ -76,7 +77,8 @@ class Quantizer(NamedTuple):
   quantize: Callable[[Params, Float[Array, 'P D'], Bool[Array, 'P']], Quantized]
   dequantize: Callable[[Params, Int[Array, 'P S']], Float[Array, 'P D']]
   tabulate: Callable[[Params], dict[str, np.ndarray]]  # [K, ...] uint8 or uint16 tables
-  restore: Callable[[dict[str, np.ndarray]], Params]  # the inverse, in float32
+  # (tables, alphabets) -> params: the inverse, in float32
+  restore: Callable[[dict[str, np.ndarray], tuple[int, ...]], Params]
 
 
 class Method(NamedTuple):

@@ -203,7 +203,7 @@ def test_smaller_gaussians_keep_their_integral_and_gain_the_pixels_variance(scal
   assert variance * scale**2 < 0.98 * wanted
 
 
-@pytest.mark.parametrize('scale', [0.0, -1.0, 0.001, 1e5])
+@pytest.mark.parametrize('scale', [0.0, -1.0, 0.001, 400.0, 1e5, float('nan'), float('inf')])
 def test_impossible_scales(decoded, scale):
   with pytest.raises(ValueError, match='scale: wanted sides of 1 to 65535 px'):
     cg.render(decoded, scale)
@@ -284,8 +284,14 @@ INFINITY, NAN = np.uint16(0x7C00), np.uint16(0x7E00)
 @pytest.mark.parametrize(
   ('rewrite', 'message'),
   [
-    (lambda data: rewritten(data, 'color', quantizer='lattice'), "KeyError: 'lattice'"),
-    (lambda data: without_table(data, 'rotation_scale', 'step'), "KeyError: 'step'"),
+    (
+      lambda data: rewritten(data, 'color', quantizer='lattice'),
+      "color quantizer: wanted one of .*, got 'lattice'",
+    ),
+    (
+      lambda data: without_table(data, 'rotation_scale', 'step'),
+      'rotation_scale: uniform: wanted tables',
+    ),
     (
       lambda data: with_table(data, 'rotation_scale', 'offset', lambda t: 0 * t + NAN),
       'wanted finite values',
@@ -302,7 +308,71 @@ def test_sound_files_of_nonsense_are_noticed(data, rewrite, message):
     cg.decode(rewrite(data))
 
 
+def cut(data, attribute, columns):
+  """A file of whose attribute the last columns are left out."""
+  stream = getattr(container.read(data), attribute)
+  changes = {'tables': {n: t[..., :columns] for n, t in stream.tables.items()}}
+  if attribute != 'color':  # whose symbols choose rows
+    changes |= {'symbols': stream.symbols[:, :columns], 'alphabets': stream.alphabets[:columns]}
+  return rewritten(data, attribute, **changes)
+
+
+def beyond_the_codebook(data):
+  stream = container.read(data).color
+  return rewritten(data, 'color', alphabets=(9, 9), symbols=0 * stream.symbols + 8)
+
+
+@pytest.mark.parametrize(
+  ('rewrite', 'message'),
+  [
+    (lambda data: cut(data, 'color', 1), 'color: wanted 3 columns, got 1'),
+    (lambda data: cut(data, 'color', 2), 'color: wanted 3 columns, got 2'),
+    (lambda data: cut(data, 'rotation_scale', 2), 'rotation_scale: wanted 3 columns, got 2'),
+    (lambda data: cut(data, 'position', 1), 'position: fp16: wanted alphabets'),
+    (beyond_the_codebook, 'color: residual: table entries: wanted'),
+  ],
+)
+def test_sound_files_of_wrong_shapes_are_noticed(data, rewrite, message):
+  with pytest.raises(cg.ContainerError, match=message):
+    cg.decode(rewrite(data))
+
+
+@pytest.mark.parametrize('log_scale', [-60, 60])
+def test_extreme_scales_render_finite_pixels(data, log_scale):
+  def with_scales(offset):
+    return np.tile(np.float16([0, log_scale, log_scale]), (len(offset), 1)).view(np.uint16)
+
+  decoded = cg.decode(with_table(data, 'rotation_scale', 'offset', with_scales))
+  for scale in (1.0, 0.5, 2.0):
+    assert np.all(np.isfinite(cg.render(decoded, scale)))
+
+
 # --- misuse ---
+
+
+def never(key, image, num_gaussians):
+  raise AssertionError('the fit has begun')
+
+
+@pytest.mark.parametrize(('image', 'channels'), [(IMAGE[..., :1], 3), (IMAGE, 1)])
+def test_a_method_of_other_channels_is_refused_before_the_fit(image, channels):
+  with pytest.raises(ValueError, match="method 'small': wanted color quantized in"):
+    encode(image, papers_method('small', 4, 2, channels), initializer=never)
+
+
+def test_a_quantizer_in_the_wrong_place_is_refused_before_the_fit():
+  with pytest.raises(ValueError, match="method 'small': wanted position quantized in 2"):
+    encode(method=METHOD._replace(position=METHOD.color), initializer=never)
+  with pytest.raises(ValueError, match='wanted rotation_scale quantized in 3'):
+    encode(method=METHOD._replace(rotation_scale=METHOD.position), initializer=never)
+
+
+def test_an_initializer_of_another_number_is_refused():
+  def one_more(key, image, num_gaussians):
+    return cg.initialize.random(key, image, num_gaussians + 1)
+
+  with pytest.raises(ValueError, match='initializer: wanted num_gaussians=60, got 61'):
+    encode(initializer=one_more)
 
 
 @pytest.mark.parametrize(
@@ -329,6 +399,9 @@ def test_impossible_images(image, message):
     ({'num_gaussians': 2**22 + 1}, 'num_gaussians: wanted 1 to 4194304, got 4194305'),
     ({'num_gaussians': 99, 'num_clusters': 65}, 'num_clusters: wanted 1 to 64, got 65'),
     ({'num_clusters': -1}, 'num_clusters: wanted 1 to 64, got -1'),
+    ({'num_clusters': 0}, 'num_clusters: wanted 1 to 64, got 0'),
+    ({'fit_steps': 0}, 'fit_steps, finetune_steps: wanted >= 1, got 0, 100'),
+    ({'finetune_steps': 0}, 'fit_steps, finetune_steps: wanted >= 1, got 100, 0'),
   ],
 )
 def test_impossible_numbers(setting, message):

@@ -236,7 +236,7 @@ def check_frozen(state, context):
     stream, quantizer = getattr(symbols, attribute), getattr(METHOD, attribute)
     assert stream.symbols.shape == (total, len(quantizer.alphabets))
     assert np.all((stream.symbols >= 0) & (stream.symbols < quantizer.alphabets))
-    params = quantizer.restore(stream.tables)
+    params = quantizer.restore(stream.tables, stream.alphabets)
     padded = split(getattr(rows, attribute), clusters)
     chosen.append(quantize(quantizer.quantize)(params, padded, clusters.mask).value)
   want = np.concatenate([np.asarray(join(value, clusters)) for value in chosen], axis=1)
@@ -285,5 +285,5 @@ def test_fewer_distinct_gaussians_than_clusters(gaussians, target):
 def test_thaw_names_an_unknown_quantizer(tuned, context):
   symbols = freeze(tuned[0].best, context)
   stranger = symbols._replace(color=symbols.color._replace(quantizer='lattice'))
-  with pytest.raises(KeyError, match='lattice'):
+  with pytest.raises(ValueError, match=r"color quantizer: wanted one of .*, got 'lattice'"):
     finetune.thaw(stranger, KNOWN)

@@ -306,3 +306,6 @@ def test_impossible_gaussians_are_refused(target):
     fit.fit(gaussians.replace(rotation=jnp.zeros(3)), target)
   with pytest.raises(ValueError, match='color channels'):
     fit.fit(scenes.random(channels=2).gaussians, target[..., :2])
+  for channels in ([0], [0, 1, 2, 2]):
+    with pytest.raises(ValueError, match='target: wanted 3 channels'):
+      fit.fit(gaussians, target[..., channels])

@@ -102,13 +102,30 @@ def test_params_get_no_gradient_from_padding(rows, first, name):
 
 
 @every
+def test_tables_that_do_not_fit_are_refused(first, name):
+  quantizer = QUANTIZERS[name]
+  tables = quantizer.tabulate(first[name])
+  with pytest.raises(ValueError, match='wanted tables'):
+    quantizer.restore(tables | {'stranger': np.zeros(5, np.uint8)}, quantizer.alphabets)
+  with pytest.raises(ValueError, match='wanted'):
+    quantizer.restore(tables, (*quantizer.alphabets, 3))
+  for key, table in tables.items():
+    others = {n: t for n, t in tables.items() if n != key}
+    with pytest.raises(ValueError, match='wanted tables'):
+      quantizer.restore(others, quantizer.alphabets)
+    for wrong in (table.astype(np.uint32), table[:, :-1], table[..., None]):
+      with pytest.raises(ValueError, match=r'table .*: wanted'):
+        quantizer.restore(others | {key: wrong}, quantizer.alphabets)
+
+
+@every
 def test_restored_params_dequantize_to_the_value(rows, first, name):
   quantizer = QUANTIZERS[name]
   tables = quantizer.tabulate(first[name])
   for table in tables.values():
     assert isinstance(table, np.ndarray) and table.dtype in (np.uint8, np.uint16)
     assert table.shape[0] == 5
-  restored = quantizer.restore(tables)
+  restored = quantizer.restore(tables, quantizer.alphabets)
   _, out = LEARN[name](restored, rows, MEMBERS)
   value = jax.jit(jax.vmap(quantizer.dequantize))(restored, out.symbols)
   np.testing.assert_array_equal(value, out.value)
@@ -117,7 +134,9 @@ def test_restored_params_dequantize_to_the_value(rows, first, name):
   assert tables.keys() == again.keys()
   for key, table in tables.items():
     np.testing.assert_array_equal(again[key], table)
-  jax.tree.map(np.testing.assert_array_equal, quantizer.restore(again), restored)
+  jax.tree.map(
+    np.testing.assert_array_equal, quantizer.restore(again, quantizer.alphabets), restored
+  )
   # And rounding them at all costs little.
   _, before = LEARN[name](first[name], rows, MEMBERS)
   errors = [np.mean(np.square(o.value - rows)[MASK]) for o in (before, out)]
@@ -131,7 +150,7 @@ def test_traces_once(rows, first, name):
   state = first[name]
   for _ in range(2):
     state = learn(state, rows, MEMBERS)[1].params
-  learn(quantizer.restore(quantizer.tabulate(state)), rows, MEMBERS)
+  learn(quantizer.restore(quantizer.tabulate(state), quantizer.alphabets), rows, MEMBERS)
   assert learn._cache_size() == 1
 
 
@@ -250,7 +269,9 @@ def test_tables_hold_any_grid():
   quantizer = scalar.uniform()
   steps = np.float32([1e-30, 1e9, -1.0, 0.1, 0.0])[:, None]
   offsets = np.float32([1e9, -1e9, 1e-30, -4.2, 0.0])[:, None]
-  restored = quantizer.restore(quantizer.tabulate(Grid(jnp.asarray(steps), jnp.asarray(offsets))))
+  restored = quantizer.restore(
+    quantizer.tabulate(Grid(jnp.asarray(steps), jnp.asarray(offsets))), quantizer.alphabets[:1]
+  )
   assert_finite(restored)
   tiny = 2.0**-14
   np.testing.assert_allclose(restored.step[:, 0], [tiny, 65504, tiny, 0.1, tiny], rtol=2**-11)
@@ -378,7 +399,7 @@ def colours():
 def test_entries_in_8_bits_cost_little_on_real_colours(colours):
   # 64 x 64 values for 500 colours: no coarser codebook has less error to hide the rounding in.
   quantizer, step, params, error = colours
-  restored = quantizer.restore(quantizer.tabulate(params))
+  restored = quantizer.restore(quantizer.tabulate(params), quantizer.alphabets)
   assert step(restored)[1] < 1.05 * error
 
 
@@ -397,12 +418,14 @@ def test_unused_entries_do_not_widen_the_tables():
   quantizer = vector.residual(stages=1, entries=3, num_columns=1)
   tables = quantizer.tabulate(jax.tree.map(lambda leaf: leaf[None], books))
   np.testing.assert_array_equal(tables['entries'], [[[[0], [0], [255]]]])
-  restored = quantizer.restore(tables).entries[0, 0, :, 0]
+  restored = quantizer.restore(tables, quantizer.alphabets).entries[0, 0, :, 0]
   np.testing.assert_allclose(restored, [0.25, 0.25, 0.75], rtol=1e-3)
   # The count that one member leaves in one step is enough to be kept.
   books = codebook([0.25, 500.0, 0.75], [3.0, 0.2, 2.0])
   tables = quantizer.tabulate(jax.tree.map(lambda leaf: leaf[None], books))
-  np.testing.assert_allclose(quantizer.restore(tables).entries[0, 0, 1, 0], 500, rtol=1e-3)
+  np.testing.assert_allclose(
+    quantizer.restore(tables, quantizer.alphabets).entries[0, 0, 1, 0], 500, rtol=1e-3
+  )
 
 
 def test_tables_hold_any_codebook():
@@ -410,7 +433,7 @@ def test_tables_hold_any_codebook():
   for entries in ([1e9, -1e9], [0.0, 1e-30], [0.7, 0.7]):
     books = jax.tree.map(lambda leaf: leaf[None], codebook(entries, [1.0, 1.0]))
     tables = quantizer.tabulate(books)
-    restored = quantizer.restore(tables)
+    restored = quantizer.restore(tables, quantizer.alphabets)
     assert_finite(restored)
     for key, table in quantizer.tabulate(restored).items():
       np.testing.assert_array_equal(table, tables[key])

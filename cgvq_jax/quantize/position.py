@@ -1,16 +1,17 @@
-"""Positions in IEEE half precision, and half precision as bits, which the tables use too."""
+"""Positions in IEEE half precision, and the straight-through gradient."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Float32, Int, UInt16
+from jaxtyping import Array, Float, Int
 
+from cgvq_jax.quantize import tables
+from cgvq_jax.quantize.tables import LARGEST_HALF, SMALLEST_NORMAL_HALF
 from cgvq_jax.types import Quantized, Quantizer
 
-LARGEST_HALF = 65504.0
-SMALLEST_NORMAL_HALF = 2.0**-14
+_ALPHABETS = (65536, 65536)
 
 
 def fp16() -> Quantizer:
@@ -22,12 +23,12 @@ def fp16() -> Quantizer:
   """
   return Quantizer(
     name='fp16',
-    alphabets=(65536, 65536),
+    alphabets=_ALPHABETS,
     init=lambda key, rows, mask: (),
     quantize=_quantize,
     dequantize=_dequantize,
     tabulate=lambda params: {},
-    restore=lambda tables: (),
+    restore=_restore,
   )
 
 
@@ -37,16 +38,6 @@ def straight_through(
   """`value`, with the gradient of x (Bengio et al. 2013)."""
   # The usual x + stop_gradient(value - x) differs from value by a rounding; x - x is exactly 0.
   return lax.stop_gradient(value) + (x - lax.stop_gradient(x))
-
-
-def half_bits(values: Float[np.ndarray, '*shape']) -> UInt16[np.ndarray, '*shape']:
-  """The bits of the nearest half-precision numbers; beyond +-65504, those of +-65504."""
-  return np.clip(values, -LARGEST_HALF, LARGEST_HALF).astype(np.float16).view(np.uint16)
-
-
-def from_half_bits(bits: UInt16[np.ndarray, '*shape']) -> Float32[np.ndarray, '*shape']:
-  """The inverse of `half_bits`, exact."""
-  return np.ascontiguousarray(bits, np.uint16).view(np.float16).astype(np.float32)
 
 
 def _quantize(params: tuple[()], rows: Float[Array, 'P 2'], mask) -> Quantized:
@@ -69,3 +60,10 @@ def _round_to_half(x):
   subnormal = jnp.round(x * 2.0**24) * 2.0**-24
   normal = lax.reduce_precision(x, exponent_bits=5, mantissa_bits=10)
   return jnp.where(jnp.abs(x) < SMALLEST_NORMAL_HALF, subnormal, normal)
+
+
+def _restore(stored: dict[str, np.ndarray], alphabets: tuple[int, ...]) -> tuple[()]:
+  tables.check(stored, {})
+  if alphabets != _ALPHABETS:
+    raise ValueError(f'wanted alphabets {_ALPHABETS}, got {alphabets}')
+  return ()

@@ -10,7 +10,8 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from cgvq_jax.quantize.position import (
+from cgvq_jax.quantize import tables
+from cgvq_jax.quantize.tables import (
   LARGEST_HALF,
   SMALLEST_NORMAL_HALF,
   from_half_bits,
@@ -116,6 +117,8 @@ def _tabulate(params: Grid) -> dict[str, np.ndarray]:
   return {'step': half_bits(step), 'offset': half_bits(np.asarray(params.offset))}
 
 
-def _restore(tables: dict[str, np.ndarray]) -> Grid:
-  step, offset = (from_half_bits(tables[name]) for name in ('step', 'offset'))
+def _restore(stored: dict[str, np.ndarray], alphabets: tuple[int, ...]) -> Grid:
+  columns = (len(alphabets),)
+  tables.check(stored, {'step': (np.uint16, columns), 'offset': (np.uint16, columns)})
+  step, offset = (from_half_bits(stored[name]) for name in ('step', 'offset'))
   return Grid(jnp.asarray(step), jnp.asarray(offset))

@@ -12,12 +12,13 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from cgvq_jax import kmeans
-from cgvq_jax.quantize.position import (
+from cgvq_jax.quantize import tables
+from cgvq_jax.quantize.position import straight_through
+from cgvq_jax.quantize.tables import (
   LARGEST_HALF,
   SMALLEST_NORMAL_HALF,
   from_half_bits,
   half_bits,
-  straight_through,
 )
 from cgvq_jax.types import Quantized, Quantizer
 
@@ -204,8 +205,15 @@ def _tabulate(params: Codebooks, *, decay: float) -> dict[str, np.ndarray]:
   }
 
 
-def _restore(tables: dict[str, np.ndarray]) -> Codebooks:
-  low, step = (from_half_bits(tables[name])[:, :, None] for name in ('low', 'step'))
+def _restore(stored: dict[str, np.ndarray], alphabets: tuple[int, ...]) -> Codebooks:
+  stages, entries = len(alphabets), alphabets[0]
+  if alphabets != (entries,) * stages:
+    raise ValueError(f'wanted codebooks of one size, got {alphabets}')
+  columns = stored['low'].shape[-1] if 'low' in stored else 0
+  ends, shape = (stages, columns), (stages, entries, columns)
+  wanted = {'low': (np.uint16, ends), 'step': (np.uint16, ends), 'entries': (np.uint8, shape)}
+  tables.check(stored, wanted)
+  low, step = (from_half_bits(stored[name])[:, :, None] for name in ('low', 'step'))
   # 8 by 11 significant bits: the product is exact and the sum rounds once, on every machine.
-  entries = jnp.asarray(low + step * tables['entries'].astype(np.float32))
+  entries = jnp.asarray(low + step * stored['entries'].astype(np.float32))
   return Codebooks(entries, counts=jnp.ones(entries.shape[:-1]), sums=entries)

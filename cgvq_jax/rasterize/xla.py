@@ -18,7 +18,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
-from cgvq_jax.geometry import CUTOFF, conic, squared_distance
+from cgvq_jax.geometry import CUTOFF, squared_distance, whitening
 from cgvq_jax.rasterize.tiles import (
   CHUNK,
   TILE,
@@ -84,26 +84,21 @@ def _dense_lists(num_gaussians: int, num_tiles: int) -> Lists:
 
 
 def _block(table, ids, tile, columns):
-  """Gathers a block: means about their tile's centre, conics, colours and weights."""
-  rows = table[ids]  # [B, G, 5 + C]
+  """Gathers a block: means about their tile's centre, whitenings, colours and weights."""
+  rows = table[ids]  # [B, G, 6 + C]
   center = jnp.stack([tile % columns, tile // columns], -1) * TILE + TILE / 2
   mean = rows[..., :2] - center[:, None, :]
-  precision, color = rows[..., 2:5], rows[..., 5:]
-  q = squared_distance(
-    precision[..., 0, None],
-    precision[..., 1, None],
-    precision[..., 2, None],
-    _X - mean[..., 0, None],
-    _Y - mean[..., 1, None],
-  )
+  white, color = rows[..., 2:6], rows[..., 6:]
+  dx, dy = _X - mean[..., 0, None], _Y - mean[..., 1, None]
+  q = squared_distance([white[..., i, None] for i in range(4)], dx, dy)
   weight = jnp.where(q <= CUTOFF, jnp.exp(-q), 0.0)  # [B, G, TILE^2]
   # Without the barrier XLA fuses the exponential into each of its consumers and repeats it there.
-  return mean, precision, color, lax.optimization_barrier(weight)
+  return mean, white, color, lax.optimization_barrier(weight)
 
 
 def _render_tiles(table, lists: Lists, num_blocks, columns: int, num_tiles: int):
   """Sums each block's chunk images into the tiles [T, C, TILE^2]."""
-  channels = table.shape[-1] - 5
+  channels = table.shape[-1] - 6
 
   def body(i, image):
     ids, tile = lists(i)
@@ -117,18 +112,18 @@ def _render_tiles(table, lists: Lists, num_blocks, columns: int, num_tiles: int)
 
 
 def _tiles_gradient(table, cotangent, lists: Lists, num_blocks, columns: int):
-  """Gradient [N + 1, 5 + C] of the table, given the tiles' cotangent [T, C, TILE^2].
+  """Gradient [N + 1, 6 + C] of the table, given the tiles' cotangent [T, C, TILE^2].
 
   With s = (sum_c color_c cotangent_c) w, every gradient is a sum over the tile's pixels:
-  d mean = P m1, d P_xx = -m_xx / 2, d P_xy = -m_xy, d P_yy = -m_yy / 2 (P the conic, m the moments
-  of s about the Gaussian's mean), d color_c = sum_p w cotangent_c. The moments are taken about the
+  d W = -2 W M2, d mean = 2 W^T W m1 (W the whitening, m1 and M2 the first and second moments of s
+  about the Gaussian's mean), d color_c = sum_p w cotangent_c. The moments are taken about the
   tile's centre, where one matrix product [BLOCK CHUNK, TILE^2] x [TILE^2, 6] gives them all.
   """
   channels = cotangent.shape[1]
 
   def body(i, gradient):
     ids, tile = lists(i)
-    mean, precision, color, weight = _block(table, ids, tile, columns)
+    mean, white, color, weight = _block(table, ids, tile, columns)
     pixels = cotangent.at[tile].get(mode='clip')  # [B, C, TILE^2]
     d_color = jnp.einsum('bgp,bcp->bgc', weight, pixels, precision='highest')
     # Written out over the channels: a reduction over so short an axis is not vectorized.
@@ -142,12 +137,15 @@ def _tiles_gradient(table, cotangent, lists: Lists, num_blocks, columns: int):
     m_xx = sxx - mx * (2 * sx - mx * s0)
     m_xy = sxy - mx * sy - my * m_x
     m_yy = syy - my * (2 * sy - my * s0)
+    ux, uy, vx, vy = jnp.moveaxis(white, -1, 0)
+    u, v = ux * m_x + uy * m_y, vx * m_x + vy * m_y
     rows = [
-      precision[..., 0] * m_x + precision[..., 1] * m_y,
-      precision[..., 1] * m_x + precision[..., 2] * m_y,
-      -0.5 * m_xx,
-      -m_xy,
-      -0.5 * m_yy,
+      2 * (ux * u + vx * v),
+      2 * (uy * u + vy * v),
+      -2 * (ux * m_xx + uy * m_xy),
+      -2 * (ux * m_xy + uy * m_yy),
+      -2 * (vx * m_xx + vy * m_xy),
+      -2 * (vx * m_xy + vy * m_yy),
     ]
     rows = jnp.concatenate([jnp.stack(rows, axis=-1), d_color], axis=-1)
     return gradient.at[ids].add(rows)
@@ -183,11 +181,12 @@ _tiles.defvjp(_tiles_forward, _tiles_backward)
 
 
 def _table(gaussians: Gaussians) -> Float[Array, 'N1 D']:
-  """Rows [mean, conic, color] and a last row with weight 0 everywhere, for unused list places."""
-  precision = conic(gaussians.log_scale, gaussians.rotation)
-  rows = jnp.concatenate([gaussians.mean_xy, precision, gaussians.color], axis=-1)
-  # Far away with unit conic: q is about 1e12, finite and beyond the cutoff, on any tile.
-  nobody = jnp.zeros((1, rows.shape[-1])).at[0, :5].set(jnp.array([-1e6, -1e6, 1.0, 0.0, 1.0]))
+  """Rows [mean, whitening, color] and a last one of weight 0 everywhere, for unused places."""
+  white = whitening(gaussians.log_scale, gaussians.rotation)
+  rows = jnp.concatenate([gaussians.mean_xy, white, gaussians.color], axis=-1)
+  # Far away and of unit size: q is about 1e12, finite and beyond the cutoff, on any tile.
+  nobody = jnp.array([-1e6, -1e6, 1.0, 0.0, 0.0, 1.0])
+  nobody = jnp.pad(nobody, (0, rows.shape[-1] - nobody.size))[None]
   return jnp.concatenate([rows, nobody])
 
 
