@@ -116,7 +116,7 @@ def decode(data: bytes) -> Decoded:
   except ValueError as error:
     raise container.ContainerError(str(error)) from error
   for name in ('mean_xy', 'log_scale', 'rotation', 'color'):
-    if not bool(jnp.all(jnp.isfinite(getattr(gaussians, name)))):
+    if not np.all(np.isfinite(getattr(gaussians, name))):
       raise container.ContainerError(f'{name}: wanted finite values, got NaN or infinity')
   labels = np.repeat(np.arange(symbols.counts.size, dtype=np.int32), symbols.counts)
   return Decoded(gaussians, symbols.height, symbols.width, labels)

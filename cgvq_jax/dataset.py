@@ -45,8 +45,7 @@ from cgvq_jax.fit import FitError
 from cgvq_jax.methods import METHODS
 from cgvq_jax.progress import Bars
 
-LOSSES = {f.__name__: f for f in (losses.l2, losses.l1, losses.l1_ssim, losses.feature)}
-INITIALIZERS = {f.__name__: f for f in (initialize.gradient_guided, initialize.random)}
+INITIALIZERS = {'gradient_guided': initialize.gradient_guided, 'random': initialize.random}
 _PACKAGE_PARENT = Path(__file__).parents[1]
 
 
@@ -71,7 +70,7 @@ class Settings(NamedTuple):
   fit_steps: int = 1000
   finetune_steps: int = 500
   seed: int = 0
-  loss: str = 'l2'  # a key of LOSSES
+  loss: str = 'l2'  # a key of losses.LOSSES
   initializer: str = 'gradient_guided'  # a key of INITIALIZERS
 
 
@@ -210,7 +209,7 @@ def _make(task: _Task, pixels: Float[np.ndarray, 'H W C'], every: float) -> dict
       finetune_steps=task.settings.finetune_steps,
       seed=task.settings.seed,
       initializer=INITIALIZERS[task.settings.initializer],
-      loss=LOSSES[task.settings.loss],
+      loss=losses.LOSSES[task.settings.loss],
       resume=keeper.resume,
       on_block=keeper.on_block,
     )

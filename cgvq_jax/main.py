@@ -28,7 +28,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cgvq_jax import dataset, images
+from cgvq_jax import dataset, images, losses
 from cgvq_jax.bitstream import container
 from cgvq_jax.methods import METHODS
 
@@ -96,7 +96,7 @@ def job(config: Any) -> dict[str, Any]:
       fit_steps=_number(config, 'fit.steps', 1),
       finetune_steps=_number(config, 'finetune.steps', 1),
       seed=_number(config, 'seed', 0, 2**32 - 1),
-      loss=_name(config, 'fit.loss', dataset.LOSSES),
+      loss=_name(config, 'fit.loss', losses.LOSSES),
       initializer=_name(config, 'fit.initializer', dataset.INITIALIZERS),
     ),
     'with_classic': bool(_value(config, 'classic')),

@@ -7,27 +7,18 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from configs import kodak
+
 
 def get_config() -> ConfigDict:
-  """Every value is a default that the command line can override."""
-  config = ConfigDict()
-  config.method = ('gi', 'cgvq')
-  config.num_gaussians = (4000,)
-  config.num_clusters = (0,)  # 0: the method's own
-  config.seed = 0
-
-  config.fit = ConfigDict()
-  config.fit.steps = 300
-  config.fit.loss = 'l2'
-  config.fit.initializer = 'gradient_guided'
-
-  config.finetune = ConfigDict()
-  config.finetune.steps = 150
-
-  config.data = ConfigDict()
-  config.data.root = ''
-  config.data.images = ('sample',)
-
-  config.classic = True
-  config.checkpoint_seconds = 60.0
+  """Kodak's, with other numbers."""
+  config = kodak.get_config()
+  config.update_from_flattened_dict(
+    {
+      'num_gaussians': (4000,),
+      'fit.steps': 300,
+      'finetune.steps': 150,
+      'data.images': ('sample',),
+    }
+  )
   return config

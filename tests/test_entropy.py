@@ -186,7 +186,7 @@ def test_constriction_codes_with_exactly_these_weights(num_bins):
   weights = entropy.weigh(np.exp(rng.uniform(0, 13, num_bins)).astype(np.int64))
   symbols = rng.integers(0, num_bins, 2000)
   writer = entropy._Writer()
-  writer.put(symbols, weights)
+  writer.put(symbols, entropy._categorical(weights))
   coder = format_decoder.Ans(writer.to_bytes())
   assert [coder.take(weights.tolist()) for _ in symbols] == symbols.tolist()
   assert coder.state == 0

@@ -54,6 +54,14 @@ class Histogram(NamedTuple):
   weights: Int[np.ndarray, 'B']  # probabilities in units of 2^-24
 
 
+class _Told(NamedTuple):
+  """A histogram as a file tells it; a spacing of 0 is the flat one."""
+
+  spacing: int
+  resolution: int
+  levels: Int[np.ndarray, 'M']
+
+
 class _Plan(NamedTuple):
   """How one column will be coded."""
 
@@ -146,20 +154,28 @@ def weigh(frequency: Int[np.ndarray, '*G B']) -> Int[np.ndarray, '*G B']:
   """
   cumulative = np.cumsum(frequency, axis=-1)
   free = (1 << PRECISION) - frequency.shape[-1]
-  return np.diff(cumulative * free // cumulative[..., -1:], axis=-1, prepend=0) + 1
+  cuts = cumulative * free // cumulative[..., -1:]
+  cuts[..., 1:] -= cuts[..., :-1].copy()
+  return cuts + 1
 
 
 def expand(
   levels: Int[np.ndarray, '*G M'], num_bins: int, spacing: int, resolution: int
 ) -> Int[np.ndarray, '*G B']:
   """The frequencies of all bins from the levels at the knots: straight lines between heights."""
-  bins = np.arange(num_bins)
-  left, along = bins // spacing, bins % spacing
-  right = np.minimum(left + 1, levels.shape[-1] - 1)
+  left, right, along = _lines(num_bins, spacing)
   heights = levels * (STEPS // resolution)
   return frequencies(
     (heights[..., left] * (spacing - along) + heights[..., right] * along) // spacing
   )
+
+
+@functools.cache
+def _lines(num_bins: int, spacing: int) -> tuple[Int[np.ndarray, 'B'], ...]:
+  """The knots to the left and right of each bin, and its distance from the left one."""
+  bins = np.arange(num_bins)
+  left = bins // spacing
+  return left, np.minimum(left + 1, knots(num_bins, spacing) - 1), bins % spacing
 
 
 @functools.cache
@@ -170,6 +186,11 @@ def _decay_weights(resolution: int, decay: int) -> Int[np.ndarray, 'D']:
   return weigh(frequencies(np.maximum(OCTAVES * STEPS - np.abs(difference) * decay, 0)))
 
 
+@functools.cache
+def _decay_model(resolution: int, decay: int) -> Any:
+  return _categorical(_decay_weights(resolution, decay))
+
+
 def _cost(weights: Int[np.ndarray, '*B']) -> Int[np.ndarray, '*B']:
   return np.rint(_COST_UNITS * (PRECISION - np.log2(weights))).astype(np.int64)
 
@@ -178,6 +199,7 @@ def _uniform_cost(size: int) -> int:
   return round(_COST_UNITS * math.log2(size))
 
 
+@functools.cache
 def _flat(num_bins: int) -> Histogram:
   return Histogram(0, np.zeros(0, np.int64), weigh(np.ones(num_bins, np.int64)))
 
@@ -295,13 +317,13 @@ def _put_column(
   writer.put_uniform(plan.high_bits - 1, min(bits, MAX_HIGH_BITS))
   _put_histogram(writer, plan.common)
   writer.put_uniform(shares.sum(), len(counts) + 1)
-  writer.put(shares, _share_weights(shares.sum(), len(counts)))
+  writer.put(shares, _categorical(_share_weights(shares.sum(), len(counts))))
   for histogram in plan.own:
     if histogram is not None:
       _put_histogram(writer, histogram)
   high = np.split(values >> shift, np.cumsum(counts)[:-1])
   for members, histogram in zip(high, plan.own, strict=True):
-    writer.put(members, (histogram or plan.common).weights)
+    writer.put(members, _categorical((histogram or plan.common).weights))
   writer.put_uniform(values & (1 << shift) - 1, 1 << shift)
 
 
@@ -311,11 +333,16 @@ def _take_column(
   bits = (alphabet - 1).bit_length()
   shift = bits - 1 - reader.take_uniform(min(bits, MAX_HIGH_BITS), 1)[0]
   num_bins = (alphabet - 1 >> int(shift)) + 1
-  common = _take_histogram(reader, num_bins)
+  common = _take_levels(reader, num_bins)
   num_shares = reader.take_uniform(len(counts) + 1, 1)[0]
-  shares = reader.take(_share_weights(num_shares, len(counts)), len(counts))
-  own = [common if share else _take_histogram(reader, num_bins) for share in shares]
-  high = [reader.take(weights, count) for weights, count in zip(own, counts, strict=True)]
+  share_model = _categorical(_share_weights(num_shares, len(counts)))
+  shares = reader.take(share_model, len(counts)).astype(bool)
+  told = [common, *(_take_levels(reader, num_bins) for _ in range(np.count_nonzero(~shares)))]
+  weights = _weights(told, num_bins)
+  models = [_categorical(row) for row in weights]
+  # The first is the common one, then those of the groups that do not share, in order.
+  which = np.where(shares, 0, np.cumsum(~shares))
+  high = [reader.take(models[i], count) for i, count in zip(which, counts, strict=True)]
   return np.concatenate(high) << shift | reader.take_uniform(1 << int(shift), counts.sum())
 
 
@@ -326,26 +353,38 @@ def _put_histogram(writer: _Writer, histogram: Histogram) -> None:
     _, resolution, decay = known[histogram.kind - 1]
     top = OCTAVES * resolution
     writer.put_uniform(histogram.levels[0], top + 1)
-    writer.put(np.diff(histogram.levels) + top, _decay_weights(resolution, decay))
+    writer.put(np.diff(histogram.levels) + top, _decay_model(resolution, decay))
 
 
-def _take_histogram(reader: _Reader, num_bins: int) -> Int[np.ndarray, 'B']:
-  """The weights of a stored histogram."""
+def _take_levels(reader: _Reader, num_bins: int) -> _Told:
+  """A stored histogram, not yet expanded."""
   known = shapes(num_bins)
   kind = reader.take_uniform(1 + len(known), 1)[0]
   if kind == 0:
-    return _flat(num_bins).weights
+    return _Told(0, 0, np.zeros(0, np.int64))
   spacing, resolution, decay = known[kind - 1]
   top = OCTAVES * resolution
   first = reader.take_uniform(top + 1, 1)
-  differences = reader.take(_decay_weights(resolution, decay), knots(num_bins, spacing) - 1) - top
-  levels = np.cumsum(np.concatenate([first, differences]).astype(np.int64))
-  if levels.min() < 0 or levels.max() > top:
-    raise ValueError(f'histogram levels: wanted 0..{top}, got {levels.min()}..{levels.max()}')
-  frequency = expand(levels, num_bins, spacing, resolution)
-  if not frequency.any():
-    raise ValueError('histogram: wanted a frequency above 0, got none')
-  return weigh(frequency)
+  differences = reader.take(_decay_model(resolution, decay), knots(num_bins, spacing) - 1) - top
+  levels = np.cumsum(np.concatenate([first, differences]), dtype=np.int64)
+  return _Told(spacing, resolution, levels)
+
+
+def _weights(told: list[_Told], num_bins: int) -> Int[np.ndarray, 'G B']:
+  """The weights of stored histograms, those of one kind together: K costs next to nothing."""
+  weights = np.tile(_flat(num_bins).weights, (len(told), 1))
+  kinds = [(spacing, resolution) for spacing, resolution, _ in told]
+  for kind in set(kinds) - {(0, 0)}:
+    rows = [i for i, other in enumerate(kinds) if other == kind]
+    levels = np.stack([told[i].levels for i in rows])
+    top = OCTAVES * kind[1]
+    if levels.min() < 0 or levels.max() > top:
+      raise ValueError(f'histogram levels: wanted 0..{top}, got {levels.min()}..{levels.max()}')
+    frequency = expand(levels, num_bins, *kind)
+    if not frequency.any(axis=-1).all():
+      raise ValueError('histogram: wanted a frequency above 0, got none')
+    weights[rows] = weigh(frequency)
+  return weights
 
 
 class _Writer:
@@ -357,8 +396,8 @@ class _Writer:
   def __init__(self):
     self._runs: list[tuple[np.ndarray, Any]] = []
 
-  def put(self, symbols: Int[np.ndarray, 'n'], weights: Int[np.ndarray, 'B']) -> None:
-    self._runs.append((np.asarray(symbols, np.int32), _categorical(weights)))
+  def put(self, symbols: Int[np.ndarray, 'n'], model: Any) -> None:
+    self._runs.append((np.asarray(symbols, np.int32), model))
 
   def put_uniform(self, symbols: Any, size: int) -> None:
     if size > 1:
@@ -381,8 +420,8 @@ class _Reader:
     words = np.frombuffer(data + bytes(-len(data) % 4), '<u4')
     self._coder = _stream.stack.AnsCoder(words.astype(np.uint32))
 
-  def take(self, weights: Int[np.ndarray, 'B'], count: int) -> Int[np.ndarray, 'n']:
-    return self._coder.decode(_categorical(weights), int(count))
+  def take(self, model: Any, count: int) -> Int[np.ndarray, 'n']:
+    return self._coder.decode(model, int(count))
 
   def take_uniform(self, size: int, count: int) -> Int[np.ndarray, 'n']:
     if size == 1:
