@@ -1,0 +1,102 @@
+"""The table and the picture of one file, on a file of fixed integers."""
+
+from __future__ import annotations
+
+import make_golden
+import numpy as np
+import pytest
+from PIL import Image
+
+from cgvq_jax import classic, codec, compare, metrics
+from cgvq_jax.bitstream import container
+from cgvq_jax.images import to_bytes8
+
+HEIGHT, WIDTH = 192, 200
+
+
+@pytest.fixture(scope='module')
+def data():
+  symbols = make_golden.clustered()
+  color = symbols.color._replace(quantizer='residual')
+  return container.write(symbols._replace(height=HEIGHT, width=WIDTH, color=color))
+
+
+@pytest.fixture(scope='module')
+def decoded(data):
+  return to_bytes8(codec.render(codec.decode(data)))
+
+
+@pytest.fixture(scope='module')
+def original(decoded):
+  """What was decoded, with an error of 3 at every pixel: 38.59 dB."""
+  return np.where(decoded < 128, decoded + 3, decoded - 3).astype(np.uint8)
+
+
+def columns(table):
+  """Row name -> column name -> text."""
+  header, *lines = table.splitlines()
+  names = [f'{a} {b}'.strip() if b in ('dB', 's') else a for a, b in _pairs(header.split())]
+  return {line.split()[0]: dict(zip(names, line.split()[1:], strict=True)) for line in lines}
+
+
+def _pairs(words):
+  return [
+    (word, following)
+    for word, following in zip(words, [*words[1:], ''], strict=True)
+    if word not in ('dB', 's')
+  ]
+
+
+def test_table_holds_the_measures_of_the_file(data, original, decoded):
+  row = columns(compare.table(original, data, decoded, encode_seconds=12.3))['cgvq']
+  assert int(row['bytes']) == len(data)
+  assert float(row['bpp']) == pytest.approx(8 * len(data) / (HEIGHT * WIDTH), abs=5e-5)
+  assert float(row['PSNR dB']) == pytest.approx(20 * np.log10(255 / 3), abs=5e-3)
+  assert float(row['MS-SSIM']) == pytest.approx(metrics.ms_ssim(original, decoded), abs=5e-5)
+  assert row['encode s'] == '12'
+  assert 0 < float(row['decode s']) < 60
+
+
+def test_unmeasured_seconds_are_a_dash(data, original, decoded):
+  assert columns(compare.table(original, data, decoded))['cgvq']['encode s'] == '-'
+
+
+def test_jpeg_beside_it_is_the_best_that_is_no_larger(data, original, decoded):
+  row = columns(compare.table(original, data, decoded))['JPEG']
+  file, pixels = classic.jpeg_at_bytes(original, len(data))
+  assert int(row['bytes']) == len(file) <= len(data)
+  assert float(row['PSNR dB']) == pytest.approx(metrics.psnr(original, pixels), abs=5e-3)
+
+
+def test_no_line_for_a_jpeg_that_cannot_be(data, original, decoded, monkeypatch):
+  monkeypatch.setattr(compare.classic, 'jpeg_at_bytes', lambda pixels, num_bytes: None)
+  assert list(columns(compare.table(original, data, decoded))) == ['cgvq']
+
+
+def test_seconds_are_the_median_without_the_first(data, monkeypatch):
+  took = iter([100.0, 5.0, 1.0, 3.0, 2.0, 4.0])
+  clock = {'now': 0.0}
+  monkeypatch.setattr(compare.codec, 'decode', lambda data: None)
+  monkeypatch.setattr(
+    compare.codec, 'render', lambda decoded: clock.update(now=clock['now'] + next(took))
+  )
+  monkeypatch.setattr(compare.time, 'perf_counter', lambda: clock['now'])
+  assert compare.warm_decode_seconds(data) == 3.0
+
+
+def test_other_shapes_are_refused(data, original, decoded):
+  with pytest.raises(ValueError, match='shape'):
+    compare.table(original[1:], data, decoded)
+
+
+def test_picture_shows_original_decoded_error_and_gaussians(data, original, decoded, tmp_path):
+  path = tmp_path / 'picture.png'
+  compare.picture(original, data, decoded, path)
+  with Image.open(path) as picture:
+    pixels = np.asarray(picture.convert('RGB')).astype(int)
+  height, width, _ = pixels.shape
+  error = pixels[height // 2 :, : width // 2]
+  gaussians = pixels[height // 2 :, width // 2 :]
+  # The error is 3 x 4 everywhere: one nearly black gray fills most of its panel.
+  assert np.mean(np.all(error == 12, axis=-1)) > 0.5
+  assert len(np.unique(gaussians.reshape(-1, 3), axis=0)) > 100  # ellipses of three colours
