@@ -17,7 +17,12 @@ HEIGHT, WIDTH = 192, 200
 @pytest.fixture(scope='module')
 def data():
   symbols = make_golden.clustered()
-  color = symbols.color._replace(quantizer='residual')
+  # Colours about 0.03, of which some fifteen overlap.
+  ends = {
+    name: np.full((4, 2, 3), value, np.float16) for name, value in (('low', -0.04), ('step', 4e-4))
+  }
+  tables = symbols.color.tables | {name: table.view(np.uint16) for name, table in ends.items()}
+  color = symbols.color._replace(quantizer='residual', tables=tables)
   return container.write(symbols._replace(height=HEIGHT, width=WIDTH, color=color))
 
 
@@ -28,8 +33,11 @@ def decoded(data):
 
 @pytest.fixture(scope='module')
 def original(decoded):
-  """What was decoded, with an error of 3 at every pixel: 38.59 dB."""
-  return np.where(decoded < 128, decoded + 3, decoded - 3).astype(np.uint8)
+  """What was decoded, with an error of 3 at every pixel, in blocks of random sign: 38.59 dB."""
+  sign = np.random.default_rng(0).choice([-3, 3], (HEIGHT // 4, WIDTH // 4, 1))
+  sign = np.kron(sign, np.ones((4, 4, 1), int))
+  error = np.where((decoded < 3) | (decoded > 252), np.where(decoded < 128, 3, -3), sign)
+  return (decoded + error).astype(np.uint8)
 
 
 def columns(table):
@@ -64,7 +72,7 @@ def test_unmeasured_seconds_are_a_dash(data, original, decoded):
 def test_jpeg_beside_it_is_the_best_that_is_no_larger(data, original, decoded):
   row = columns(compare.table(original, data, decoded))['JPEG']
   file, pixels = classic.jpeg_at_bytes(original, len(data))
-  assert int(row['bytes']) == len(file) <= len(data)
+  assert 0.9 * len(data) < int(row['bytes']) == len(file) <= len(data)
   assert float(row['PSNR dB']) == pytest.approx(metrics.psnr(original, pixels), abs=5e-3)
 
 
