@@ -294,6 +294,8 @@ def _bd_rate(curve: Rows, anchor: Rows, anchor_keys: Sequence[str]) -> str:
     return 'none: no image in common' if anchor else 'none: not measured'
   ours = _mean_curve(curve, _POINT, among)
   theirs = _mean_curve(anchor, anchor_keys, among)
+  if min(len(set(psnrs)) for _, psnrs in (ours, theirs)) < 2:
+    return 'none: one point is no curve'
   try:
     return f'{metrics.bd_rate(*ours, *theirs):+.1f} %'
   except ValueError as error:
@@ -344,7 +346,7 @@ def _frame(axes: Axes, measured: Sequence[Line2D]) -> None:
   rates = np.concatenate([np.asarray(line.get_xdata(), float) for line in measured])
   psnrs = np.concatenate([np.asarray(line.get_ydata(), float) for line in measured])
   axes.set(xscale='log', xlabel='bits per pixel', ylabel='PSNR, dB')
-  axes.set_xlim(min([0.1, *(rates / 1.1)]), max([3, *(rates * 1.1)]))
+  axes.set_xlim(min([0.1, *(rates / 1.1)]), max([3, *(rates * 1.3)]))  # room for names
   axes.set_ylim(min([24, *(psnrs - 0.5)]), max([40, *(psnrs + 0.5)]))
   ticks = [tick for tick in _RATE_TICKS if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
   axes.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
