@@ -133,6 +133,7 @@ def main() -> None:
   parser.add_argument('--json', type=Path, metavar='FILE', help='write the rows there as well')
   parser.add_argument('--decode', type=Path, nargs='+', metavar='FILE', help='decode these instead')
   arguments = parser.parse_args()
+  fit.use_all_cores()
   if arguments.decode:
     for file, milliseconds in decode_milliseconds(arguments.decode).items():
       print(f'{file}: {milliseconds:.1f} ms')

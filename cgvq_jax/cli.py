@@ -20,7 +20,7 @@ from PIL import Image
 
 from cgvq_jax import codec, images, metrics
 from cgvq_jax.bitstream import container
-from cgvq_jax.fit import Progress
+from cgvq_jax.fit import Progress, use_all_cores
 from cgvq_jax.methods import METHODS
 from cgvq_jax.progress import Bars
 
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   except SystemExit as finished:  # argparse's own, after --help or a usage error
     return int(finished.code or 0)
   try:
+    use_all_cores()
     arguments.command(arguments)
     return 0
   except (UsageError, images.ImageError, container.ContainerError) as error:

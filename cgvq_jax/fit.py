@@ -1,16 +1,16 @@
 """Fitting by gradient descent: a jitted block of scanned steps, its state a frozen pytree.
 
 The same loop fits free Gaussians and fine-tunes quantized ones: `forward(params, carry, context)`
-says which Gaussians the parameters stand for. Tile lists are kept over several steps, with a margin
-by which the Gaussians may move; a step whose Gaussians left it bins anew before it renders. A
-block whose lists outgrew their room is run again from its start with more, so no Gaussian is ever
-dropped.
+says which Gaussians the parameters stand for. A block in which some step's tile lists outgrew their
+room is run again from its start with more, so no Gaussian is ever dropped.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,12 +18,14 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from cgvq_jax.losses import Loss, l2
 from cgvq_jax.rasterize.api import validate
-from cgvq_jax.rasterize.tiles import bin_gaussians, initial_capacity, is_stale, round_capacity
-from cgvq_jax.rasterize.xla import compiler_options, rasterize_binned
+from cgvq_jax.rasterize.tiles import bin_gaussians, initial_capacity, round_capacity
+from cgvq_jax.rasterize.xla import compiler_options, own_share, rasterize_binned
 from cgvq_jax.types import Gaussians
 
 BLOCK_STEPS = 50  # steps a block: how often progress is shown and a state can be saved
@@ -110,31 +112,59 @@ def initial_state(params: Any, carry: Any, optimizer: optax.GradientTransformati
   return FitState(params, carry, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
-def margin(gaussians: Gaussians) -> Float[Array, 'N']:
-  """How far (px) an ellipse may drift before its tile lists are made anew: wider lists evaluate
-  more pairs, narrower ones are made more often. Large Gaussians also grow by larger steps."""
-  return 0.5 + 0.1 * jnp.exp(jnp.max(gaussians.log_scale, axis=-1))
-
-
 def _nonfinite(tree: Any) -> Any:
   return jax.tree.map(lambda leaf: ~jnp.all(jnp.isfinite(leaf)), tree)
+
+
+def use_all_cores() -> None:
+  """Makes every core that this process may use a JAX device of its own, for `run` to share.
+
+  To be called before JAX does anything, as the commands do. A number that the user has set
+  (JAX_NUM_CPU_DEVICES) stays, and so does a JAX that runs already.
+  """
+  if jax.config.jax_num_cpu_devices < 1:  # pyright: ignore[reportAttributeAccessIssue]
+    with contextlib.suppress(RuntimeError):
+      jax.config.update('jax_num_cpu_devices', len(os.sched_getaffinity(0)))
+
+
+@lru_cache
+def cores() -> Mesh:
+  """The devices that fit one image together: all cores that JAX counts, else one accelerator.
+
+  XLA gains next to nothing from a second core inside a loop, but two CPU devices, each with half
+  of the blocks and its own cache, are nearly twice as fast as one.
+  """
+  devices = jax.local_devices()
+  return Mesh(devices if devices[0].platform == 'cpu' else devices[:1], ('core',))
 
 
 @lru_cache
 def _block_program():
   # Made at the first call: which options apply is known once the backend is.
+  mesh = cores()
+  axis = 'core' if mesh.size > 1 else None
+
+  def program(state, context, target, **static):
+    run = partial(_run_block, axis=axis, **static)
+    if axis:
+      # Each device bins and renders its share of the image and does all the rest: what is small is
+      # done sooner than sent. All get the same image and gradient, so their states stay equal.
+      run = jax.shard_map(run, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
+    return run(state, context, target)
+
   static = ('forward', 'loss', 'optimizer', 'steps', 'capacity')
-  return jax.jit(_run_block, static_argnames=static, compiler_options=compiler_options())
+  return jax.jit(program, static_argnames=static, compiler_options=compiler_options())
 
 
-def _run_block(state, context, target, *, forward, loss, optimizer, steps, capacity):
+def _run_block(state, context, target, *, forward, loss, optimizer, steps, capacity, axis):
   height, width, _ = target.shape
+  share = own_share(axis)
 
   def make_bins(gaussians):
-    return bin_gaussians(gaussians, height, width, capacity, margin(gaussians))
+    return bin_gaussians(gaussians, height, width, capacity, share)
 
   def step(carried, _):
-    state, bins, most_pairs = carried
+    state, most_pairs = carried
     (gaussians, penalty), pullback, carry = jax.vjp(
       lambda params: (lambda f: ((f.gaussians, f.penalty), f.carry))(
         forward(params, state.carry, context)
@@ -142,10 +172,10 @@ def _run_block(state, context, target, *, forward, loss, optimizer, steps, capac
       state.params,
       has_aux=True,
     )
-    bins = lax.cond(is_stale(gaussians, bins), make_bins, lambda _: bins, gaussians)
+    bins = make_bins(gaussians)
 
     def objective(gaussians):
-      return loss(rasterize_binned(gaussians, bins, height, width), target)
+      return loss(rasterize_binned(gaussians, bins, height, width, axis=axis), target)
 
     value, gradient = jax.value_and_grad(objective)(gaussians)
     (gradient,) = pullback((gradient, jnp.ones_like(penalty)))
@@ -153,17 +183,16 @@ def _run_block(state, context, target, *, forward, loss, optimizer, steps, capac
     params = optax.apply_updates(state.params, updates)
     state = FitState(params, carry, optimizer_state, state.step + 1)
     most_pairs = jnp.maximum(most_pairs, bins.num_pairs)
-    return (state, bins, most_pairs), (value + penalty, _nonfinite(gradient))
+    return (state, most_pairs), (value + penalty, _nonfinite(gradient))
 
+  carried = state, jnp.zeros((), jnp.int32)
+  (state, most_pairs), (losses, bad) = lax.scan(step, carried, length=steps)
   gaussians = forward(state.params, state.carry, context).gaussians
   bins = make_bins(gaussians)
-  carried = state, bins, bins.num_pairs
-  (state, _, most_pairs), (losses, bad) = lax.scan(step, carried, length=steps)
-  gaussians = forward(state.params, state.carry, context).gaussians
-  bins = bin_gaussians(gaussians, height, width, capacity)
-  image = jnp.clip(rasterize_binned(gaussians, bins, height, width), 0.0, 1.0)
+  image = jnp.clip(rasterize_binned(gaussians, bins, height, width, axis=axis), 0.0, 1.0)
   psnr = -10 * jnp.log10(jnp.mean((image - target) ** 2))
-  return state, losses, bad, psnr, jnp.maximum(most_pairs, bins.num_pairs)
+  most_pairs = jnp.maximum(most_pairs, bins.num_pairs)
+  return state, losses, bad, psnr, lax.pmax(most_pairs, axis) if axis else most_pairs
 
 
 def _raise_if_not_finite(losses, bad, first_step: int) -> None:
@@ -191,17 +220,20 @@ def run(
 ) -> FitState:
   """Goes on from `state` until `steps` steps are done; calls `on_block` after every block.
 
-  Blocks start at multiples of BLOCK_STEPS and bin at their start, so a run that was stopped after
-  a block and goes on from its state gives the very same result. Raises FitError on NaN,
-  ValueError on sizes that do not fit each other.
+  A run that was stopped after a block and goes on from its state gives the very same result.
+  Raises FitError on NaN, ValueError on sizes that do not fit each other.
   """
-  target = jnp.asarray(target, jnp.float32)
+  everywhere = NamedSharding(cores(), P())
+  target = jax.device_put(jnp.asarray(target, jnp.float32), everywhere)
+  state, context = jax.device_put((state, context), everywhere)
   gaussians = jax.eval_shape(forward, state.params, state.carry, context).gaussians
   height, width, channels = target.shape
   validate(gaussians, height, width)
   if channels != gaussians.num_channels:
     raise ValueError(f'target: wanted {gaussians.num_channels} channels, got {channels}')
-  capacity = initial_capacity(gaussians.num_gaussians, height, width)
+  # Of each core's lists, which hold a share of the pairs.
+  size = cores().size
+  capacity = initial_capacity(gaussians.num_gaussians // size, height // size, width)
   done = int(state.step)
   while done < steps:
     block = min(BLOCK_STEPS, steps - done)
@@ -221,8 +253,13 @@ def run(
       continue  # from the block's start, with more room
     state, done = after, done + block
     if on_block:
-      on_block(state, Progress(done, float(losses[-1]), float(psnr)))
-  return state
+      on_block(_on_one_device(state), Progress(done, float(losses[-1]), float(psnr)))
+  return _on_one_device(state)
+
+
+def _on_one_device(tree: Any) -> Any:
+  """For callers, who would not expect arrays of several devices to come out of a fit."""
+  return jax.device_put(tree, jax.local_devices()[0])
 
 
 def fit(

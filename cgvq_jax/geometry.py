@@ -53,18 +53,6 @@ def whitening(
   return jnp.concatenate([first * cosine, first * sine, -second * sine, second * cosine], axis=-1)
 
 
-def root_covariance(
-  log_scale: Float[Array, '*N 2'], rotation: Float[Array, '*N']
-) -> Float[Array, '*N 3']:
-  """The symmetric square root Sigma^(1/2) = R diag(s1, s2) R^T as [xx, xy, yy], px.
-
-  It maps the unit disc onto the one-sigma ellipse, so the Frobenius distance of two roots bounds
-  how far one ellipse reaches beyond the other in any direction.
-  """
-  scale = standard_deviations(log_scale)
-  return _rotated_diagonal(scale[..., 0], scale[..., 1], rotation)
-
-
 def squared_distance(
   white: Sequence[Float[Array, '*S']],
   dx: Float[Array, '*S'],

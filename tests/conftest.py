@@ -5,6 +5,9 @@ from __future__ import annotations
 import jax
 import pytest
 
+# Before JAX does anything: fits are shared by several devices, as the commands do it.
+jax.config.update('jax_num_cpu_devices', 2)
+
 
 def pytest_addoption(parser):
   parser.addoption('--slow', action='store_true', help='also run the tests marked slow')

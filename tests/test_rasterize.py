@@ -17,6 +17,9 @@ import pytest
 import scenes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from cgvq_jax.geometry import CUTOFF, CUTOFF_RADIUS
 from cgvq_jax.rasterize import api, tiles, xla
@@ -240,12 +243,15 @@ BIN_CAPACITY = 1024
 
 
 @functools.partial(jax.jit, static_argnames='capacity')
-def bin_small(gaussians, margin=0.0, capacity=BIN_CAPACITY):
-  return tiles.bin_gaussians(gaussians, scenes.HEIGHT, scenes.WIDTH, capacity, margin)
+def bin_small(gaussians, capacity=BIN_CAPACITY):
+  return tiles.bin_gaussians(gaussians, scenes.HEIGHT, scenes.WIDTH, capacity)
 
 
-render_binned = jax.jit(lambda g, bins: xla.rasterize_binned(g, bins, scenes.HEIGHT, scenes.WIDTH))
-is_stale = jax.jit(tiles.is_stale)
+@jax.jit
+def bin_share(gaussians, share):
+  return tiles.bin_gaussians(gaussians, scenes.HEIGHT, scenes.WIDTH, BIN_CAPACITY, share)
+
+
 bounding_pairs = jax.jit(lambda g: tiles.bounding_pairs(g, scenes.HEIGHT, scenes.WIDTH))
 
 
@@ -310,79 +316,53 @@ def test_few_pairs_are_listed_that_no_pixel_needs(scene):
   assert len(listed_pairs(bin_small(scene.gaussians))) <= 1.1 * len(needed_pairs(scene)) + 3
 
 
-def motion(scene, margin, seed):
-  """One way for every Gaussian to go, at speeds at which they leave their margins together."""
-  rng = np.random.default_rng(seed)
-  n = scenes.NUM_GAUSSIANS
-  angle, sign = rng.uniform(0, 2 * np.pi, n), rng.choice([-1, 1], (n, 2))
-  deviations = np.exp(scene.gaussians.log_scale)
-  border = margin / CUTOFF_RADIUS  # what the root covariance may change by
-  turn = border / (np.abs(deviations[:, 0] - deviations[:, 1]) + border)
-  return Gaussians(
-    mean_xy=margin[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1),
-    log_scale=sign * (border / deviations.max(axis=1))[:, None],
-    rotation=sign[:, 0] * turn,
-    color=rng.standard_normal((n, 3)),
-  )
+@settings(max_examples=30, deadline=None)
+@given(drawn_scenes(), st.integers(2, 5))
+def test_shares_list_each_pair_once_between_them(scene, size):
+  columns = tiles.grid(scene.height, scene.width)[1]
+  listed = []
+  for rank in range(size):
+    share = tiles.Share(rank, size)
+    pairs = listed_pairs(bin_share(scene.gaussians, share))
+    local = np.array([tile for tile, _ in pairs], int)
+    whole = share.row(local // columns) * columns + local % columns
+    listed += [(int(tile), n) for tile, (_, n) in zip(whole, pairs, strict=True)]
+  assert sorted(listed) == sorted(listed_pairs(bin_small(scene.gaussians)))
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-  drawn_scenes(scale=(0.3, 20.0), beyond=20.0),
-  st.integers(0, 2**32 - 1),
-  st.sampled_from([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)]),
-  st.floats(0.25, 8.0),
-)
-def test_old_lists_are_complete_as_long_as_they_are_not_stale(scene, seed, way, widest):
-  margin = np.full(scenes.NUM_GAUSSIANS, widest, np.float32)
-  margin[::2] /= 4
-  bins = bin_small(scene.gaussians, margin)
-  speed = motion(scene, margin, seed)
-  speed = Gaussians(
-    way[0] * speed.mean_xy, way[1] * speed.log_scale, way[2] * speed.rotation, speed.color
-  )
-
-  def moved(time):
-    return jax.tree.map(lambda g, v: g + np.float32(time * v), scene.gaussians, speed)
-
-  fresh, stale = 0.0, 8.0
-  assert not is_stale(moved(fresh), bins)
-  for _ in range(12):  # as far as they may go
-    middle = (fresh + stale) / 2
-    fresh, stale = (fresh, middle) if is_stale(moved(middle), bins) else (middle, stale)
-  gaussians = moved(fresh)
-  np.testing.assert_allclose(
-    render_binned(gaussians, bins), render_binned(gaussians, bin_small(gaussians)), atol=1e-4
-  )
+# --- several devices ---
 
 
-@pytest.mark.parametrize(
-  ('attribute', 'unit'), [('mean_xy', (0.6, 0.8)), ('log_scale', (1, 0)), ('rotation', 1)]
-)
-def test_lists_are_stale_once_one_ellipse_leaves_its_margin(attribute, unit):
-  scene = lone((20, 20), (8.0, 2.0), rotation=0.5)
-  bins = bin_small(scene.gaussians, 2.0)
-  value = getattr(scene.gaussians, attribute)
+@functools.lru_cache
+def shared_program(height, width):
+  """`program` for xla, by all the devices there are, each with its share of the image."""
+  mesh = Mesh(jax.devices(), ('core',))
 
-  def stale_after(step):
-    moved = value.at[0].add(step * jnp.asarray(unit, 'float32'))
-    return bool(is_stale(scene.gaussians.replace(**{attribute: moved}), bins))
+  def run(gaussians, cotangent):
+    share = xla.own_share('core')
+    bins = tiles.bin_gaussians(gaussians, height, width, 4 * BIN_CAPACITY, share)
+    image, pullback = jax.vjp(
+      lambda g: xla.rasterize_binned(g, bins, height, width, axis='core'), gaussians
+    )
+    return image, pullback(cotangent)[0], lax.pmax(bins.overflowed, 'core')
 
-  # px by which the border moves, of the 2 allowed: the long axis grows by r 8 (e^step - 1), and
-  # under a turn by `step` the roots differ by sqrt(2) (8 - 2) sin(step) in Frobenius norm.
-  step = {
-    'mean_xy': 2.0,
-    'log_scale': math.log1p(2 / (8 * CUTOFF_RADIUS)),
-    'rotation': math.asin(2 / (math.sqrt(2) * 6 * CUTOFF_RADIUS)),
-  }[attribute]
-  assert not stale_after(0.0)
-  assert not stale_after(0.99 * step) and not stale_after(-0.9 * step)
-  assert stale_after(1.01 * step) and stale_after(-1.2 * step)
+  return jax.jit(jax.shard_map(run, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False))
 
 
-def test_colours_never_make_lists_stale():
-  gaussians = scenes.random().gaussians
-  assert not is_stale(gaussians.replace(color=gaussians.color + 100), bin_small(gaussians))
+@each_scene
+def test_devices_share_one_image_and_its_gradient(scene):
+  assert jax.device_count() > 1  # tests/conftest.py sees to it
+  scene = scenes.SCENES[scene]()
+  shape = scene.height, scene.width, scene.gaussians.num_channels
+  cotangent = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+  image, gradient, overflowed = shared_program(*shape[:2])(scene.gaussians, cotangent)
+  assert not overflowed
+  want, want_gradient = image_and_gradient('xla', scene)
+  np.testing.assert_allclose(image, want, atol=2e-6 * max(1, np.abs(want).max()))
+  for attribute in ATTRIBUTES:
+    one = np.asarray(getattr(want_gradient, attribute))
+    atol = GRADIENT_TOLERANCE['tiny'] * np.abs(one).max()
+    np.testing.assert_allclose(getattr(gradient, attribute), one, atol=atol)
 
 
 # --- overflow ---

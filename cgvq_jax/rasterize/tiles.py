@@ -15,7 +15,7 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from cgvq_jax.geometry import CUTOFF, CUTOFF_RADIUS, covariance, root_covariance
+from cgvq_jax.geometry import CUTOFF, CUTOFF_RADIUS, covariance
 from cgvq_jax.types import Gaussians
 
 TILE = 16  # px; 256 pixels fill vector registers, and a chunk's weights stay in the L1/L2 cache
@@ -23,8 +23,26 @@ CHUNK = 16  # Gaussians; shorter chunks waste fewer evaluations but copy more of
 
 
 @struct.dataclass
+class Share:
+  """Every `size`-th row of tiles from row `rank` on: what one of `size` devices renders.
+
+  Interleaved rows are nearly equal shares whatever the picture, which halves would not be.
+  """
+
+  rank: Int[Array, ''] | int = 0
+  size: int = struct.field(pytree_node=False, default=1)
+
+  def row(self, local: Int[Array, '*S']) -> Int[Array, '*S']:
+    """The row in the image of this share's row `local`."""
+    return local * self.size + self.rank
+
+
+WHOLE = Share()
+
+
+@struct.dataclass
 class Bins:
-  """The tile lists of one image.
+  """The tile lists of one image, or of a share of it: tiles are counted within the share.
 
   Pairs are sorted by tile. Chunk j evaluates the Gaussians
   `pair_gaussian[chunk_start[j] : chunk_start[j] + chunk_size[j]]` on the pixels of tile
@@ -37,18 +55,16 @@ class Bins:
   chunk_size: Int[Array, 'chunks']  # 0..CHUNK
   num_chunks: Int[Array, '']
   num_pairs: Int[Array, '']  # may exceed the capacity: then the lists are incomplete
-  anchor_mean: Float[Array, 'N 2']  # the Gaussians as they were binned
-  anchor_root: Float[Array, 'N 3']
-  margin: Float[Array, 'N']  # px that each ellipse may grow or drift before its lists are stale
+  share: Share
 
   @property
   def overflowed(self) -> Bool[Array, '']:
     return self.num_pairs > self.pair_gaussian.shape[-1]
 
 
-def grid(height: int, width: int) -> tuple[int, int]:
-  """Rows and columns of tiles that cover the image."""
-  return -(-height // TILE), -(-width // TILE)
+def grid(height: int, width: int, num_shares: int = 1) -> tuple[int, int]:
+  """Rows and columns of tiles that cover the image, or the largest of its shares."""
+  return -(-height // (TILE * num_shares)), -(-width // TILE)
 
 
 def initial_capacity(num_gaussians: int, height: int, width: int) -> int:
@@ -63,8 +79,8 @@ def bounding_pairs(gaussians: Gaussians, height: int, width: int) -> Float[Array
   """An upper bound of the number of pairs, by bounding boxes; a float, since it may be huge."""
   rows, columns = grid(height, width)
   sigma = covariance(gaussians.log_scale, gaussians.rotation)
-  reach = _reach(gaussians.mean_xy, sigma, 0.0)[:, None]
-  half = CUTOFF_RADIUS * jnp.sqrt(sigma[:, ::2]) + reach
+  slack = _slack(gaussians.mean_xy, sigma)[:, None]
+  half = CUTOFF_RADIUS * jnp.sqrt(sigma[:, ::2]) + slack
   low, high = gaussians.mean_xy - half, gaussians.mean_xy + half
   _, num_columns = _span(low[:, 0], high[:, 0], columns)
   _, num_rows = _span(low[:, 1], high[:, 1], rows)
@@ -94,21 +110,21 @@ def _span(low, high, num_tiles: int):
   return first, jnp.maximum(last - first + 1, 0)
 
 
-def _reach(mean, sigma, margin):
-  """The margin, and what float32 rounding of positions and extents may amount to (px)."""
+def _slack(mean, sigma):
+  """What float32 rounding of positions and extents may amount to (px)."""
   extent = CUTOFF_RADIUS * jnp.sqrt(sigma[:, 0] + sigma[:, 2])
-  return margin + 1e-3 + 4e-6 * (extent + jnp.max(jnp.abs(mean), axis=-1))
+  return 1e-3 + 4e-6 * (extent + jnp.max(jnp.abs(mean), axis=-1))
 
 
-def _row_extents(mean, sigma, reach, row):
-  """The x range (px) of each cutoff ellipse, grown by `reach`, within the pixel rows of a tile row.
+def _row_extents(mean, sigma, slack, row):
+  """The x range (px) of each cutoff ellipse, grown by `slack`, within the pixel rows of a tile row.
 
   Along y the ellipse's right border is furthest out at dy = (sxy / sxx) hx; outside that point it
   falls monotonically, so the extreme over a strip is at the strip's end nearest to it.
   """
   half = CUTOFF_RADIUS * jnp.sqrt(sigma[..., 0]), CUTOFF_RADIUS * jnp.sqrt(sigma[..., 2])
-  top = row * TILE + 0.5 - reach - mean[..., 1]
-  bottom = row * TILE + (TILE - 0.5) + reach - mean[..., 1]
+  top = row * TILE + 0.5 - slack - mean[..., 1]
+  bottom = row * TILE + (TILE - 0.5) + slack - mean[..., 1]
   top, bottom = jnp.maximum(top, -half[1]), jnp.minimum(bottom, half[1])
   slope = sigma[..., 1] / sigma[..., 2]
   # Sxx - Sxy^2/Syy as a difference cancels for thin oblique ellipses, so it is bounded below by the
@@ -124,13 +140,13 @@ def _row_extents(mean, sigma, reach, row):
   right = mean[..., 0] + center + width
   center, width = border(jnp.clip(-furthest, top, bottom))
   left = mean[..., 0] + center - width
-  return left - reach, right + reach
+  return left - slack, right + slack
 
 
 def assign(
-  gaussians: Gaussians, margin: Float[Array, 'N'], height: int, width: int, capacity: int
+  gaussians: Gaussians, height: int, width: int, capacity: int, share: Share = WHOLE
 ) -> tuple[Int[Array, 'capacity'], Int[Array, 'capacity'], Int[Array, '']]:
-  """The (tile, Gaussian) pairs of all ellipses grown by `margin` px: exact by tile row.
+  """The (tile, Gaussian) pairs of all ellipses: exact by tile row.
 
   Returns tile [capacity] (the number of tiles on unused pairs), Gaussian [capacity] and the number
   of pairs needed. First each Gaussian is listed once for each tile row it meets, then each of those
@@ -139,22 +155,26 @@ def assign(
   """
   rows, columns = grid(height, width)
   sigma = covariance(gaussians.log_scale, gaussians.rotation)
-  reach = _reach(gaussians.mean_xy, sigma, margin)
-  half_y = CUTOFF_RADIUS * jnp.sqrt(sigma[:, 2]) + reach
+  slack = _slack(gaussians.mean_xy, sigma)
+  half_y = CUTOFF_RADIUS * jnp.sqrt(sigma[:, 2]) + slack
   center_y = gaussians.mean_xy[:, 1]
   first_row, num_rows = _span(center_y - half_y, center_y + half_y, rows)
+  # The share's rows among first_row .. first_row + num_rows - 1.
+  end_row = (first_row + num_rows - share.rank + share.size - 1) // share.size
+  first_row = (first_row - share.rank + share.size - 1) // share.size
 
-  owner, rank, total_rows = _expand(num_rows, capacity)
+  owner, rank, total_rows = _expand(end_row - first_row, capacity)
   row = first_row[owner] + rank
   low, high = _row_extents(
-    gaussians.mean_xy[owner], sigma[owner], reach[owner], row.astype(jnp.float32)
+    gaussians.mean_xy[owner], sigma[owner], slack[owner], share.row(row).astype(jnp.float32)
   )
   first_column, num_columns = _span(low, high, columns)
   num_columns = jnp.where(jnp.arange(capacity) < total_rows, num_columns, 0)
 
   slice_, column, total = _expand(num_columns, capacity)
   tile = row[slice_] * columns + first_column[slice_] + column
-  tile = jnp.where(jnp.arange(capacity) < total, tile, rows * columns)
+  num_tiles = math.prod(grid(height, width, share.size))
+  tile = jnp.where(jnp.arange(capacity) < total, tile, num_tiles)
   # Rows are a lower bound of the pairs, and a truncated row list truncates the pairs unseen.
   needed = jnp.where(total_rows > capacity, 2 * total_rows, total)
   return tile, owner[slice_], needed
@@ -173,18 +193,12 @@ def _sort_by_tile(tile: Int[Array, 'P'], num_tiles: int, gaussian: Int[Array, 'P
 
 
 def bin_gaussians(
-  gaussians: Gaussians,
-  height: int,
-  width: int,
-  capacity: int,
-  margin: Float[Array, 'N'] | float = 0.0,
+  gaussians: Gaussians, height: int, width: int, capacity: int, share: Share = WHOLE
 ) -> Bins:
-  """Tile lists of the Gaussians' cutoff ellipses, each grown by `margin` px; see `Bins`."""
-  rows, columns = grid(height, width)
-  num_tiles = rows * columns
-  margin = jnp.broadcast_to(jnp.asarray(margin, jnp.float32), (gaussians.num_gaussians,))
+  """Tile lists of the Gaussians' cutoff ellipses; see `Bins`."""
+  num_tiles = math.prod(grid(height, width, share.size))
   gaussians = jax.tree.map(lax.stop_gradient, gaussians)
-  tile, gaussian, needed = assign(gaussians, margin, height, width, capacity)
+  tile, gaussian, needed = assign(gaussians, height, width, capacity, share)
   tile, gaussian = _sort_by_tile(tile, num_tiles, gaussian, gaussians.num_gaussians)
 
   ends = jnp.searchsorted(tile, jnp.arange(num_tiles), side='right').astype(jnp.int32)
@@ -202,19 +216,5 @@ def bin_gaussians(
     chunk_size=jnp.where(used, chunk_size, 0),
     num_chunks=num_chunks,
     num_pairs=needed,
-    anchor_mean=gaussians.mean_xy,
-    anchor_root=root_covariance(gaussians.log_scale, gaussians.rotation),
-    margin=margin,
+    share=share,
   )
-
-
-def is_stale(gaussians: Gaussians, bins: Bins) -> Bool[Array, '']:
-  """Whether some ellipse may have left the tiles it was listed in.
-
-  An ellipse mu + r A u (A the root covariance, |u| = 1) stays within `margin` of the one it was
-  binned as when |mu - mu0| + r ||A - A0||_F <= margin, since that norm bounds |(A - A0) u|.
-  """
-  drift = jnp.linalg.norm(gaussians.mean_xy - bins.anchor_mean, axis=-1)
-  delta = root_covariance(gaussians.log_scale, gaussians.rotation) - bins.anchor_root
-  growth = jnp.sqrt(delta[:, 0] ** 2 + 2 * delta[:, 1] ** 2 + delta[:, 2] ** 2)
-  return jnp.any(drift + CUTOFF_RADIUS * growth > bins.margin)
