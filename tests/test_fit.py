@@ -136,12 +136,14 @@ def test_one_device_and_several_agree(adam_run, start, target, monkeypatch):
   assert several.size == jax.device_count() > 1
   first_devices = {device for leaf in jax.tree.leaves(adam_run[0]) for device in leaf.devices()}
   assert first_devices == {jax.devices()[0]}  # whoever takes the state on need not know of it
+  steps = 5  # rounding grows from step to step
+  _, want = run(start, target, steps)
   monkeypatch.setattr(fit, 'cores', lambda: jax.sharding.Mesh(jax.devices()[:1], ('core',)))
   fit._block_program.cache_clear()
-  _, blocks = run(start, target, fit.BLOCK_STEPS)
+  _, got = run(start, target, steps)
   fit._block_program.cache_clear()
-  assert blocks[0][1].psnr == pytest.approx(adam_run[1][0][1].psnr, abs=0.1)
-  assert blocks[0][1].loss == pytest.approx(adam_run[1][0][1].loss, rel=0.05)
+  assert got[0][1].psnr == pytest.approx(want[0][1].psnr, abs=0.01)
+  assert got[0][1].loss == pytest.approx(want[0][1].loss, rel=0.005)
 
 
 # --- the same bits ---
