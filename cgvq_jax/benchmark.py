@@ -1,117 +1,346 @@
-"""How long one fit step takes, or decoding files.
+"""How long the parts take: the rasterizer, one fit step, decoding files.
 
-  python -m cgvq_jax.benchmark [--json FILE]
-  python -m cgvq_jax.benchmark --decode a.cgvq b.cgvq ...
+  python -m cgvq_jax.benchmark rasterize [--scenes kodim15-10k ...] [--implementations xla ...]
+  python -m cgvq_jax.benchmark step
+  python -m cgvq_jax.benchmark decode a.cgvq b.cgvq ...
 
-A step is value, gradient and update, with the binning it needs. The first rows hold the blocked
-rasterizer against the definition, which evaluates every Gaussian at every pixel, at a size that
-both can run; the last is a photograph's size. Compile seconds and warm milliseconds are apart.
-Files are decoded in turn, round after round, so that a machine whose speed drifts is fair to all.
+rasterize: each scene by each implementation, in a process of its own; compile seconds and warm
+milliseconds apart, least of several. An evaluated pair is one Gaussian's weight at one pixel; it is
+needed where q <= ln 255 and the pixel is in the image. The floor is the time of one (forward) or
+two (value and gradient) exponentials of XLA's for each evaluated pair, on data that stays in cache,
+on the same cores in the same run.
+
+step: value, gradient and update of a fit with the binning it needs, and the same through the
+definition, which evaluates every Gaussian at every pixel, at a size that both can do.
+
+decode: bytes to pixels, in turn, round after round, so that a machine whose speed drifts is fair to
+all files.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax import lax
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from cgvq_jax import codec, fit
 from cgvq_jax.bitstream import container
-from cgvq_jax.images import write_atomically
+from cgvq_jax.geometry import CUTOFF, covariance
+from cgvq_jax.images import ImageError, write_atomically
 from cgvq_jax.losses import l2
-from cgvq_jax.rasterize import reference
+from cgvq_jax.rasterize import reference, tiles, xla
+from cgvq_jax.scenes import SCENES, Scene
 from cgvq_jax.types import Gaussians
 
-SCENES = {'small': (500, 96, 128), 'photograph': (10_000, 512, 768)}  # N, height, width
-_REPEATS = 5
+_REPEATS = 7
+_MOST_REFERENCE_PAIRS = 1 << 28  # pairs that the definition holds in memory at once: 4 GiB
+_FLOOR_VALUES = 1 << 16  # 256 KiB on each core
+_FLOOR_ROUNDS = 200
 
 
-def random_scene(num_gaussians: int, height: int, width: int) -> Gaussians:
-  """Uniform positions and rotations, standard deviations of 1-5 px, random colours."""
-  keys = jax.random.split(jax.random.key(0), 4)
-  return Gaussians(
-    mean_xy=jax.random.uniform(keys[0], (num_gaussians, 2)) * jnp.array([width, height]),
-    log_scale=jnp.log(jax.random.uniform(keys[1], (num_gaussians, 2), minval=1.0, maxval=5.0)),
-    rotation=jnp.pi * jax.random.uniform(keys[2], (num_gaussians,)),
-    color=0.3 * jax.random.normal(keys[3], (num_gaussians, 3)),
-  )
+class CannotRun(Exception):
+  """An implementation cannot run a scene here; says why."""
 
 
-def _timed(call: Callable[[], Any], steps: int) -> tuple[float, float]:
-  """Seconds of the first call, and the median of later ones in ms a step."""
+# --- timing ---
+
+
+def _timed(call: Callable[[], Any]) -> tuple[float, list[float]]:
+  """Seconds of the first call, and of later ones."""
   seconds = []
   for _ in range(1 + _REPEATS):
     start = time.perf_counter()
     jax.block_until_ready(call())
     seconds.append(time.perf_counter() - start)
-  return seconds[0], 1e3 * statistics.median(seconds[1:]) / steps
+  return seconds[0], seconds[1:]
 
 
-def blocked_step(gaussians: Gaussians, target: Float[Array, 'H W C']) -> tuple[float, float]:
-  """The fit's own loop: a block of its steps, binned whenever they need it."""
+def _peak_memory_mb() -> float:
+  # Linux counts kibibytes; a maximum over the process so far.
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _on_cores(function: Callable[..., Any], out_specs: Any) -> Callable[..., Any]:
+  """Jitted, on all the cores that a fit uses; arguments alike on all of them."""
+  mesh = fit.cores()
+  program = jax.shard_map(function, mesh=mesh, in_specs=P(), out_specs=out_specs, check_vma=False)
+  return jax.jit(program, compiler_options=xla.compiler_options())
+
+
+def floor_seconds() -> float:
+  """Seconds for one cache-resident float32 exponential, all cores working: the least of several."""
+
+  def loop(x):
+    return lax.fori_loop(0, _FLOOR_ROUNDS, lambda _, x: -jnp.exp(x), x)[None]
+
+  program = _on_cores(loop, P('core'))
+  x = jnp.linspace(-5.5, 0.0, _FLOOR_VALUES)
+  _, seconds = _timed(lambda: program(x))
+  return min(seconds) / (_FLOOR_VALUES * _FLOOR_ROUNDS * fit.cores().size)
+
+
+# --- rasterize ---
+
+
+def needed_pairs(scene: Scene) -> int:
+  """Pixel-Gaussian pairs with q <= ln 255 inside the image.
+
+  Pixel row by pixel row: an ellipse's chord at height dy is centred on (sxy / syy) dy and reaches
+  sqrt((2 ln 255 - dy^2 / syy) (sxx - sxy^2 / syy)) to either side.
+  """
+  mean = np.asarray(scene.gaussians.mean_xy, np.float64)
+  sigma = covariance(scene.gaussians.log_scale, scene.gaussians.rotation)
+  _, sxy, syy = np.asarray(sigma, np.float64).T
+  across = np.exp(2 * np.sum(np.asarray(scene.gaussians.log_scale, np.float64), axis=-1)) / syy
+  half = np.sqrt(2 * CUTOFF * syy)
+  first = np.clip(np.ceil(mean[:, 1] - half - 0.5), 0, scene.height).astype(np.int64)
+  last = np.clip(np.floor(mean[:, 1] + half - 0.5), -1, scene.height - 1).astype(np.int64)
+  rows = np.maximum(last - first + 1, 0)
+  total = 0
+  for part in np.array_split(np.arange(rows.size), max(1, int(rows.sum()) >> 22)):
+    owner = np.repeat(part, rows[part])
+    starts = np.cumsum(rows[part]) - rows[part]
+    y = first[owner] + np.arange(owner.size) - np.repeat(starts, rows[part])
+    dy = y + 0.5 - mean[owner, 1]
+    reach = np.sqrt(np.maximum(2 * CUTOFF - dy**2 / syy[owner], 0) * across[owner])
+    center = mean[owner, 0] + sxy[owner] / syy[owner] * dy - 0.5
+    left = np.clip(np.ceil(center - reach), 0, scene.width)
+    right = np.clip(np.floor(center + reach), -1, scene.width - 1)
+    total += int(np.sum(np.maximum(right - left + 1, 0)))
+  return total
+
+
+def _measured(forward, value_and_gradient, bins=None, evaluated: int = 0) -> dict[str, Any]:
+  """Times of an implementation's three programs, as a row's columns."""
+  compile_forward, forward_s = _timed(forward)
+  compile_gradient, gradient_s = _timed(value_and_gradient)
+  compile_bins, bins_s = _timed(bins) if bins else (0.0, [0.0])
+  return {
+    'compile_s': compile_forward + compile_gradient + compile_bins,
+    'forward_ms': 1e3 * min(forward_s),
+    'value_and_grad_ms': 1e3 * min(gradient_s),
+    'binning_ms': 1e3 * min(bins_s),
+    'evaluated_pairs': evaluated,
+  }
+
+
+def _measure_reference(scene: Scene, target: Float[Array, 'H W C']) -> dict[str, Any]:
+  gaussians, height, width = scene
+  evaluated = gaussians.num_gaussians * height * width
+  if evaluated > _MOST_REFERENCE_PAIRS:
+    raise CannotRun(f'{evaluated} pairs, at most {_MOST_REFERENCE_PAIRS} fit in memory')
+
+  def loss(gaussians):
+    return l2(reference.rasterize(gaussians, height, width), target)
+
+  gradient = jax.jit(jax.value_and_grad(loss))
+  return _measured(
+    lambda: reference.rasterize(gaussians, height, width),
+    lambda: gradient(gaussians),
+    evaluated=evaluated,
+  )
+
+
+def _measure_xla(scene: Scene, target: Float[Array, 'H W C']) -> dict[str, Any]:
+  gaussians, height, width = scene
+  render = partial(xla.rasterize_binned, height=height, width=width, axis='core')
+
+  # Between programs the cores' lists stand side by side on a leading axis.
+  def make_bins(gaussians, capacity):
+    bins = tiles.bin_gaussians(gaussians, height, width, capacity, xla.own_share('core'))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], bins)
+
+  def own(bins):
+    return jax.tree.map(lambda leaf: leaf[lax.axis_index('core')], bins)
+
+  def loss(gaussians, bins, target):
+    return l2(render(gaussians, own(bins)), target)
+
+  capacity = tiles.initial_capacity(gaussians.num_gaussians, height, width)
+  while True:
+    bin_program = _on_cores(partial(make_bins, capacity=capacity), P('core'))
+    bins = bin_program(gaussians)
+    most = int(jnp.max(bins.num_pairs))
+    exact = tiles.round_capacity(most)
+    if capacity == exact:
+      break
+    capacity = exact  # a first guess may be far too large, and a step pays for what is unused
+  forward = _on_cores(lambda g, bins: render(g, own(bins)), P())
+  gradient = _on_cores(jax.value_and_grad(loss), P())
+  return _measured(
+    lambda: forward(gaussians, bins),
+    lambda: gradient(gaussians, bins, target),
+    lambda: bin_program(gaussians),
+    sum(map(xla.evaluated_pairs, np.asarray(bins.num_chunks))),
+  )
+
+
+IMPLEMENTATIONS = {'reference': _measure_reference, 'xla': _measure_xla}
+
+
+def measure(scene_name: str, implementation: str) -> dict[str, Any]:
+  """A row of the benchmark. Raises CannotRun, and ImageError where a photograph is missing."""
+  fit.use_all_cores()
+  scene = SCENES[scene_name]()
+  target = jax.random.uniform(jax.random.key(1), (scene.height, scene.width, 3))
+  measured = IMPLEMENTATIONS[implementation](scene, target)
+  floor_ms = 1e3 * floor_seconds() * measured['evaluated_pairs']
+  return {
+    'scene': scene_name,
+    'implementation': implementation,
+    'num_gaussians': scene.gaussians.num_gaussians,
+    'height': scene.height,
+    'width': scene.width,
+    **measured,
+    'needed_pairs': needed_pairs(scene),
+    'floor_forward_ms': floor_ms,
+    'floor_value_and_grad_ms': 2 * floor_ms,
+    'peak_memory_mb': _peak_memory_mb(),
+    'device': f'{jax.devices()[0].device_kind} x {fit.cores().size}',
+  }
+
+
+def rasterize(scenes: Sequence[str], implementations: Sequence[str]) -> list[dict[str, Any]]:
+  """Rows of all that can run, each measured in a new process; says what cannot, and why."""
+  rows = []
+  print(_RASTERIZE_HEADER)
+  for scene in scenes:
+    for implementation in implementations:
+      context = multiprocessing.get_context('spawn')
+      try:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+          if scene not in _RANDOM:
+            pool.submit(_prepare, scene).result()  # its fit must not count as the peak of memory
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+          row = pool.submit(measure, scene, implementation).result()
+      except (CannotRun, ImageError) as error:
+        print(f'| {scene} | {implementation} | skipped: {error} |', flush=True)
+        continue
+      rows.append(row)
+      print(_rasterize_line(row), flush=True)
+  return rows
+
+
+def _prepare(scene: str) -> None:
+  fit.use_all_cores()
+  SCENES[scene]()
+
+
+_RANDOM = {name for name in SCENES if name.startswith(('random', 'small'))}
+_RASTERIZE_HEADER = (
+  '| scene | implementation | N | size | compile s | forward ms | value+grad ms | binning ms '
+  '| evaluated M | needed M | evaluated / needed | forward / floor | value+grad / floor '
+  '| peak MiB |\n' + 14 * '|---' + '|'
+)
+
+
+def _rasterize_line(r: dict[str, Any]) -> str:
+  cells = [
+    r['scene'],
+    r['implementation'],
+    f'{r["num_gaussians"]}',
+    f'{r["width"]}x{r["height"]}',
+    f'{r["compile_s"]:.1f}',
+    f'{r["forward_ms"]:.2f}',
+    f'{r["value_and_grad_ms"]:.2f}',
+    f'{r["binning_ms"]:.2f}',
+    f'{r["evaluated_pairs"] / 1e6:.1f}',
+    f'{r["needed_pairs"] / 1e6:.1f}',
+    f'{r["evaluated_pairs"] / r["needed_pairs"]:.2f}',
+    f'{r["forward_ms"] / r["floor_forward_ms"]:.2f}',
+    f'{r["value_and_grad_ms"] / r["floor_value_and_grad_ms"]:.2f}',
+    f'{r["peak_memory_mb"]:.0f}',
+  ]
+  return '| ' + ' | '.join(cells) + ' |'
+
+
+# --- one fit step ---
+
+
+def blocked_step(scene: Scene, target: Float[Array, 'H W C']) -> tuple[float, float]:
+  """The fit's own loop, a block of its steps: seconds of the first, warm ms a step."""
   optimizer = fit.adam(steps=1000)
-  start = fit.initial_state(gaussians, (), optimizer)
+  start = fit.initial_state(scene.gaussians, (), optimizer)
 
   def block():
     return fit.run(start, target, steps=fit.BLOCK_STEPS, optimizer=optimizer).params
 
-  return _timed(block, fit.BLOCK_STEPS)
+  first, later = _timed(block)
+  return first, 1e3 * statistics.median(later) / fit.BLOCK_STEPS
 
 
-def dense_step(gaussians: Gaussians, target: Float[Array, 'H W C']) -> tuple[float, float]:
+def dense_step(scene: Scene, target: Float[Array, 'H W C']) -> tuple[float, float]:
   """One step through the definition."""
   optimizer = fit.adam(steps=1000)
-  params: Any = gaussians
+  params: Any = scene.gaussians
   state = optimizer.init(params)
-  height, width, _ = target.shape
 
   @jax.jit
   def step(gaussians: Any, state: Any):
-    def objective(gaussians):
-      return l2(reference.rasterize(gaussians, height, width), target)
+    def objective(gaussians: Gaussians):
+      return l2(reference.rasterize(gaussians, scene.height, scene.width), target)
 
     gradient = jax.grad(objective)(gaussians)
     updates, state = optimizer.update(gradient, state, gaussians)
     return optax.apply_updates(gaussians, updates), state
 
-  return _timed(lambda: step(params, state), 1)
+  first, later = _timed(lambda: step(params, state))
+  return first, 1e3 * statistics.median(later)
 
 
-def measure() -> list[dict[str, Any]]:
-  """One row for each scene and implementation that can run it."""
+def fit_steps() -> list[dict[str, Any]]:
+  """One row for each scene and implementation."""
   rows = []
-  for scene, step in (('small', dense_step), ('small', blocked_step), ('photograph', blocked_step)):
-    count, height, width = SCENES[scene]
-    target = jax.random.uniform(jax.random.key(1), (height, width, 3))
-    compile_s, step_ms = step(random_scene(count, height, width), target)
-    rows.append(
-      {
-        'scene': scene,
-        'implementation': 'reference' if step is dense_step else 'xla',
-        'num_gaussians': count,
-        'height': height,
-        'width': width,
-        'compile_s': compile_s,
-        'step_ms': step_ms,
-        # Linux counts kibibytes; a maximum over the process so far.
-        'peak_memory_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        'device': jax.devices()[0].device_kind,
-      }
+  print('| scene | implementation | N | size | first block s | ms a step | peak MiB |')
+  print('|---|---|---|---|---|---|---|')
+  for name, step in (
+    ('small', dense_step),
+    ('small', blocked_step),
+    ('random-768', blocked_step),
+  ):
+    scene = SCENES[name]()
+    target = jax.random.uniform(jax.random.key(1), (scene.height, scene.width, 3))
+    first_s, step_ms = step(scene, target)
+    row = {
+      'scene': name,
+      'implementation': 'reference' if step is dense_step else 'xla',
+      'num_gaussians': scene.gaussians.num_gaussians,
+      'height': scene.height,
+      'width': scene.width,
+      'compile_s': first_s,
+      'step_ms': step_ms,
+      'peak_memory_mb': _peak_memory_mb(),
+      'device': f'{jax.devices()[0].device_kind} x {fit.cores().size}',
+    }
+    rows.append(row)
+    print(
+      f'| {name} | {row["implementation"]} | {row["num_gaussians"]} | {scene.width}x{scene.height} '
+      f'| {first_s:.1f} | {step_ms:.2f} | {row["peak_memory_mb"]:.0f} |',
+      flush=True,
     )
   return rows
 
 
-def decode_milliseconds(files: Sequence[Path], rounds: int = 25) -> dict[str, float]:
+# --- decode ---
+
+
+def decode(files: Sequence[Path], rounds: int = 25) -> list[dict[str, Any]]:
   """Median warm milliseconds from each file's bytes to pixels."""
   contents = {str(file): container.read_file(file) for file in files}
   seconds: dict[str, list[float]] = {file: [] for file in contents}
@@ -120,32 +349,44 @@ def decode_milliseconds(files: Sequence[Path], rounds: int = 25) -> dict[str, fl
       start = time.perf_counter()
       codec.render(codec.decode(data))
       seconds[file].append(time.perf_counter() - start)
-  return {file: 1e3 * statistics.median(each[1:]) for file, each in seconds.items()}
+  rows = [
+    {'file': file, 'decode_ms': 1e3 * statistics.median(each[1:])} for file, each in seconds.items()
+  ]
+  for row in rows:
+    print(f'{row["file"]}: {row["decode_ms"]:.1f} ms')
+  return rows
 
 
-def main() -> None:
-  """Prints the table."""
-  parser = argparse.ArgumentParser(
-    prog='python -m cgvq_jax.benchmark',
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
+def main(argv: Sequence[str] | None = None) -> None:
+  """Prints tables, and writes them as JSON where that is wanted."""
+  style: dict[str, Any] = {'formatter_class': argparse.RawDescriptionHelpFormatter}
+  parser = argparse.ArgumentParser('python -m cgvq_jax.benchmark', description=__doc__, **style)
+  commands = parser.add_subparsers(required=True, metavar='rasterize|step|decode')
+
+  def add(name: str, run: Callable[[argparse.Namespace], list[dict[str, Any]]], about: str):
+    added = commands.add_parser(name, help=about, description=about)
+    added.set_defaults(run=run)
+    added.add_argument('--json', type=Path, metavar='FILE', help='write the rows there as well')
+    return added
+
+  command = add('rasterize', lambda a: rasterize(a.scenes, a.implementations), 'The rasterizers.')
+  choice: dict[str, Any] = {'nargs': '+', 'metavar': 'NAME'}
+  command.add_argument(
+    '--scenes', choices=SCENES, default=list(SCENES), help=f'of {", ".join(SCENES)}', **choice
   )
-  parser.add_argument('--json', type=Path, metavar='FILE', help='write the rows there as well')
-  parser.add_argument('--decode', type=Path, nargs='+', metavar='FILE', help='decode these instead')
-  arguments = parser.parse_args()
+  command.add_argument(
+    '--implementations',
+    choices=IMPLEMENTATIONS,
+    default=list(IMPLEMENTATIONS),
+    help=f'of {", ".join(IMPLEMENTATIONS)}',
+    **choice,
+  )
+  add('step', lambda _: fit_steps(), 'One step of a fit.')
+  command = add('decode', lambda a: decode(a.files), 'Files to pixels.')
+  command.add_argument('files', type=Path, nargs='+', metavar='FILE')
+  arguments = parser.parse_args(argv)
   fit.use_all_cores()
-  if arguments.decode:
-    for file, milliseconds in decode_milliseconds(arguments.decode).items():
-      print(f'{file}: {milliseconds:.1f} ms')
-    return
-  rows = measure()
-  print('| scene | implementation | N | size | first block s | ms a step | peak MiB |')
-  print('|---|---|---|---|---|---|---|')
-  for r in rows:
-    print(
-      f'| {r["scene"]} | {r["implementation"]} | {r["num_gaussians"]} | {r["width"]}x{r["height"]} '
-      f'| {r["compile_s"]:.1f} | {r["step_ms"]:.2f} | {r["peak_memory_mb"]:.0f} |'
-    )
+  rows = arguments.run(arguments)
   if arguments.json:
     write_atomically(arguments.json, (json.dumps(rows, indent=1) + '\n').encode())
 

@@ -1,48 +1,138 @@
-"""The benchmark times what it says it does."""
+"""The benchmark times what it says it does, and its scenes are what they are called."""
 
 from __future__ import annotations
 
+import json
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scenes as small_scenes
 
-from cgvq_jax import benchmark
+from cgvq_jax import benchmark, scenes
 from cgvq_jax.bitstream import container
+from cgvq_jax.geometry import CUTOFF, squared_distance, whitening
+from cgvq_jax.rasterize import tiles
+
+TINY = {'tiny': lambda: scenes.random(60, 40, 56)}
 
 
-def test_both_steps_run_and_take_time(monkeypatch):
-  monkeypatch.setattr(benchmark, 'SCENES', {'small': (20, 24, 32), 'photograph': (30, 32, 48)})
-  rows = benchmark.measure()
-  found = [(row['scene'], row['implementation']) for row in rows]
-  assert found == [('small', 'reference'), ('small', 'xla'), ('photograph', 'xla')]
-  assert all(row['compile_s'] > 0 and row['step_ms'] > 0 for row in rows)
-  assert [row['num_gaussians'] for row in rows] == [20, 20, 30]
+@pytest.fixture
+def tiny(monkeypatch):
+  monkeypatch.setattr(benchmark, 'SCENES', TINY)
 
 
-def test_the_scene_is_the_one_described():
-  scene = benchmark.random_scene(1000, 50, 80)
-  assert scene.num_gaussians == 1000
-  scale = np.exp(np.asarray(scene.log_scale))
+# --- scenes ---
+
+
+def test_the_random_scene_is_the_one_described():
+  scene = scenes.random(1000, 50, 80)
+  assert scene.gaussians.num_gaussians == 1000 and scene[1:] == (50, 80)
+  scale = np.exp(np.asarray(scene.gaussians.log_scale))
   assert 1 <= scale.min() < 1.2 and 4.8 < scale.max() <= 5
-  mean = np.asarray(scene.mean_xy)
+  mean = np.asarray(scene.gaussians.mean_xy)
   assert mean.min() >= 0 and mean[:, 0].max() > 75 and 45 < mean[:, 1].max() <= 50
 
 
+def test_a_fitted_scene_is_made_once(tmp_path, monkeypatch):
+  monkeypatch.setenv('CGVQ_CACHE', str(tmp_path))
+  monkeypatch.setattr(scenes, 'FIT_STEPS', 2)
+  monkeypatch.setattr(scenes, '_photograph', lambda name: small_scenes.photograph(48, 48))
+  first = scenes.fitted('cup', 60)
+  assert [file.name for file in tmp_path.iterdir()] == ['cup-60-2.npz']
+  monkeypatch.setattr(scenes.fit, 'fit', lambda *_, **__: pytest.fail('fitted again'))
+  again = scenes.fitted('cup', 60)
+  assert again[1:] == first[1:] == (48, 48)
+  jax.tree.map(np.testing.assert_array_equal, again.gaussians, first.gaussians)
+
+
+# --- the rasterizers ---
+
+
+@pytest.mark.parametrize(
+  'name', ['random', 'borders', 'outside', 'enormous', 'thin', 'single_pixel']
+)
+def test_needed_pairs_are_those_within_the_cutoff(name):
+  scene = small_scenes.SCENES[name]()
+  gaussians, height, width = scene
+  white = np.asarray(whitening(gaussians.log_scale, gaussians.rotation), np.float64)
+  mean = np.asarray(gaussians.mean_xy, np.float64)
+  y, x = np.mgrid[:height, :width] + 0.5
+  q = squared_distance(white.T, x[..., None] - mean[:, 0], y[..., None] - mean[:, 1])
+  found = benchmark.needed_pairs(scenes.Scene(*scene))
+  assert found == pytest.approx(np.sum(q <= CUTOFF), rel=2e-3, abs=1)
+
+
+@pytest.mark.parametrize('implementation', list(benchmark.IMPLEMENTATIONS))
+def test_a_row_has_every_column(tiny, implementation):
+  row = benchmark.measure('tiny', implementation)
+  assert (row['num_gaussians'], row['height'], row['width']) == (60, 40, 56)
+  for column in ('compile_s', 'forward_ms', 'value_and_grad_ms', 'peak_memory_mb'):
+    assert row[column] > 0, column
+  assert row['evaluated_pairs'] >= row['needed_pairs'] > 0
+  if implementation == 'reference':
+    assert row['evaluated_pairs'] == 60 * 40 * 56
+  else:
+    assert row['binning_ms'] > 0
+    assert row['evaluated_pairs'] % (tiles.CHUNK * tiles.TILE**2) == 0
+  assert row['floor_value_and_grad_ms'] == 2 * row['floor_forward_ms'] > 0
+  assert row['device']
+  json.dumps(row)
+
+
+def test_what_the_definition_cannot_hold_is_said(monkeypatch):
+  monkeypatch.setattr(benchmark, '_MOST_REFERENCE_PAIRS', 60 * 40 * 56 - 1)
+  with pytest.raises(benchmark.CannotRun, match='134400 pairs, at most 134399'):
+    benchmark._measure_reference(TINY['tiny'](), jnp.zeros((40, 56, 3)))
+
+
+def test_the_floor_is_the_time_of_an_exponential():
+  # From 2 GHz with one vector of 16 a cycle to a machine a hundred times slower than ours.
+  assert 1e-12 < benchmark.floor_seconds() < 3e-8
+
+
+def test_the_command_says_what_it_skips_and_writes_rows(monkeypatch, tmp_path, capsys):
+  monkeypatch.setenv('CGVQ_KODAK', str(tmp_path / 'nowhere'))
+  arguments = ['rasterize', '--scenes', 'small', 'kodim15-1k', '--implementations', 'xla']
+  benchmark.main([*arguments, '--json', str(tmp_path / 'rows.json')])
+  printed = capsys.readouterr().out
+  assert '| kodim15-1k | xla | skipped: ' in printed and '| small | xla | 500 |' in printed
+  (row,) = json.loads((tmp_path / 'rows.json').read_text())
+  assert row['scene'] == 'small' and row['value_and_grad_ms'] > 0
+
+
+# --- one step ---
+
+
+def test_both_steps_run_and_take_time(monkeypatch):
+  monkeypatch.setattr(
+    benchmark, 'SCENES', TINY | {n: TINY['tiny'] for n in ('small', 'random-768')}
+  )
+  rows = benchmark.fit_steps()
+  found = [(row['scene'], row['implementation']) for row in rows]
+  assert found == [('small', 'reference'), ('small', 'xla'), ('random-768', 'xla')]
+  assert all(row['compile_s'] > 0 and row['step_ms'] > 0 for row in rows)
+
+
 def test_only_the_calls_after_the_first_count(monkeypatch):
-  laps = (100.0, 5.0, 1.0, 3.0, 2.0, 4.0)
+  laps = (100.0, 5.0, 1.0, 3.0, 2.0, 4.0, 6.0, 7.0)
   clock = iter([t for k, lap in enumerate(laps) for t in (1000.0 * k, 1000.0 * k + lap)])
   monkeypatch.setattr(benchmark.time, 'perf_counter', lambda: next(clock))
-  first, milliseconds = benchmark._timed(lambda: jnp.zeros(()), 50)
-  assert (first, milliseconds) == (100.0, pytest.approx(3000 / 50))
+  assert benchmark._timed(lambda: jnp.zeros(())) == (100.0, list(laps[1:]))
 
 
-def test_files_are_decoded_in_turn(tmp_path, monkeypatch):
+# --- decoding ---
+
+
+def test_files_are_decoded_in_turn(tmp_path, monkeypatch, capsys):
   decoded = []
   monkeypatch.setattr(benchmark.codec, 'decode', decoded.append)
   monkeypatch.setattr(benchmark.codec, 'render', lambda image: image)
   files = [tmp_path / 'a.cgvq', tmp_path / 'b.cgvq']
   for file in files:
     container.write_file(file, file.name.encode())
-  found = benchmark.decode_milliseconds(files, rounds=2)
+  rows = benchmark.decode(files, rounds=2)
   assert decoded == [b'a.cgvq', b'b.cgvq'] * 3  # once to compile, then twice
-  assert list(found) == [str(file) for file in files]
+  assert [row['file'] for row in rows] == [str(file) for file in files]
+  assert capsys.readouterr().out.count(' ms') == 2

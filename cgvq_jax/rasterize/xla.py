@@ -237,6 +237,11 @@ def rasterize_binned(
   return image.reshape(-1, columns * TILE, channels)[:height, :width]
 
 
+def evaluated_pairs(num_chunks: int) -> int:
+  """Weights that a rendering evaluates for so many chunks in use: whole blocks, padding and all."""
+  return -(-int(num_chunks) // BLOCK) * BLOCK * CHUNK * _PIXELS
+
+
 def own_share(axis: str | None) -> Share:
   """The share of the image that falls to this device of a `shard_map` over `axis`."""
   return Share(lax.axis_index(axis), lax.axis_size(axis)) if axis else WHOLE
