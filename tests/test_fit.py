@@ -131,19 +131,26 @@ def test_steps_are_those_of_the_plain_definition():
     )
 
 
-def test_one_device_and_several_agree(adam_run, start, target, monkeypatch):
+def test_one_device_and_several_agree(adam_run, monkeypatch):
   several = fit.cores()
   assert several.size == jax.device_count() > 1
   first_devices = {device for leaf in jax.tree.leaves(adam_run[0]) for device in leaf.devices()}
   assert first_devices == {jax.devices()[0]}  # whoever takes the state on need not know of it
-  steps = 5  # rounding grows from step to step
-  _, want = run(start, target, steps)
+  # Plain gradient descent: Adam would turn the rounding of a gradient near 0 into a whole step.
+  scene, steps = scenes.random(), 20
+  image = jnp.asarray(scenes.photograph(scene.height, scene.width))
+  rates = Gaussians(mean_xy=300.0, log_scale=10.0, rotation=10.0, color=10.0)
+  optimizer = fit.adam(rates, steps, preconditioner=optax.identity)
+  want, _ = run(scene.gaussians, image, steps, optimizer)
   monkeypatch.setattr(fit, 'cores', lambda: jax.sharding.Mesh(jax.devices()[:1], ('core',)))
   fit._block_program.cache_clear()
-  _, got = run(start, target, steps)
+  got, _ = run(scene.gaussians, image, steps, optimizer)
   fit._block_program.cache_clear()
-  assert got[0][1].psnr == pytest.approx(want[0][1].psnr, abs=0.01)
-  assert got[0][1].loss == pytest.approx(want[0][1].loss, rel=0.005)
+  assert np.linalg.norm(want.params.mean_xy - scene.gaussians.mean_xy, axis=-1).max() > 2
+  for attribute in ATTRIBUTES:
+    np.testing.assert_allclose(
+      getattr(got.params, attribute), getattr(want.params, attribute), atol=1e-3, err_msg=attribute
+    )
 
 
 # --- the same bits ---
