@@ -116,23 +116,28 @@ def _nonfinite(tree: Any) -> Any:
   return jax.tree.map(lambda leaf: ~jnp.all(jnp.isfinite(leaf)), tree)
 
 
+# Every further core has less to do and more to gather: a photograph has some thirty rows of tiles.
+_MOST_CORES = 8
+
+
 def use_all_cores() -> None:
-  """Makes every core that this process may use a JAX device of its own, for `run` to share.
+  """Makes each core that this process may use, up to eight, a JAX device for `run` to share.
 
   To be called before JAX does anything, as the commands do. A number that the user has set
   (JAX_NUM_CPU_DEVICES) stays, and so does a JAX that runs already.
   """
   if jax.config.jax_num_cpu_devices < 1:  # pyright: ignore[reportAttributeAccessIssue]
     with contextlib.suppress(RuntimeError):
-      jax.config.update('jax_num_cpu_devices', len(os.sched_getaffinity(0)))
+      usable = len(os.sched_getaffinity(0))
+      jax.config.update('jax_num_cpu_devices', min(usable, _MOST_CORES))
 
 
 @lru_cache
 def cores() -> Mesh:
   """The devices that fit one image together: all cores that JAX counts, else one accelerator.
 
-  XLA gains next to nothing from a second core inside a loop, but two CPU devices, each with half
-  of the blocks and its own cache, are nearly twice as fast as one.
+  XLA gains next to nothing from a second core inside a loop; two CPU devices, each with half of
+  the blocks and its own cache, take 0.6 to 0.75 of the time of one.
   """
   devices = jax.local_devices()
   return Mesh(devices if devices[0].platform == 'cpu' else devices[:1], ('core',))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -332,3 +337,32 @@ def test_impossible_gaussians_are_refused(target):
   for channels in ([0], [0, 1, 2, 2]):
     with pytest.raises(ValueError, match='target: wanted 3 channels'):
       fit.fit(gaussians, target[..., channels])
+
+
+# --- cores ---
+
+
+@pytest.mark.parametrize(('usable', 'wanted'), [(1, '1'), (3, '3'), (64, '8')])
+def test_each_usable_core_becomes_a_device_up_to_eight(usable, wanted):
+  program = (
+    'import os, jax\n'
+    f'os.sched_getaffinity = lambda pid: set(range({usable}))\n'
+    'from cgvq_jax import fit\n'
+    'fit.use_all_cores()\n'
+    'print(fit.cores().size)\n'
+    'fit.use_all_cores()  # too late to change anything, and no error\n'
+  )
+  assert in_new_process(program) == wanted
+
+
+def test_a_number_that_the_user_has_set_stays():
+  program = 'from cgvq_jax import fit\nfit.use_all_cores()\nprint(fit.cores().size)\n'
+  assert in_new_process(program, JAX_NUM_CPU_DEVICES='3') == '3'
+
+
+def in_new_process(program, **variables):
+  root = str(Path(fit.__file__).parents[1])
+  environment = os.environ | {'PYTHONPATH': root, 'JAX_PLATFORMS': 'cpu'} | variables
+  command = [sys.executable, '-c', program]
+  done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+  return done.stdout.strip()
