@@ -6,15 +6,16 @@
 
 rasterize: each scene by each implementation, in a process of its own; compile seconds and warm
 milliseconds apart, least of several. An evaluated pair is one Gaussian's weight at one pixel; it is
-needed where q <= ln 255 and the pixel is in the image. The floor is the time of one (forward) or
-two (value and gradient) exponentials of XLA's for each evaluated pair, on data that stays in cache,
+needed where q <= ln 255 and the pixel is in the image. `evaluated` is of value and gradient, which
+evaluates each pair once. The floor is the time of one (forward) or two (value and gradient)
+exponentials of XLA's for each evaluated pair, on data that stays in cache,
 on the same cores in the same run.
 
 step: value, gradient and update of a fit with the binning it needs, and the same through the
 definition, which evaluates every Gaussian at every pixel, at a size that both can do.
 
-decode: bytes to pixels, in turn, round after round, so that a machine whose speed drifts is fair to
-all files.
+decode: bytes to integers (entropy decoding), to Gaussians (look-ups) and to pixels, and the whole;
+file after file, round after round, so that a machine whose speed drifts is fair to all of them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +134,11 @@ def needed_pairs(scene: Scene) -> int:
   return total
 
 
-def _measured(forward, value_and_gradient, bins=None, evaluated: int = 0) -> dict[str, Any]:
-  """Times of an implementation's three programs, as a row's columns."""
+def _measured(
+  forward, value_and_gradient, bins=None, *, forward_pairs: int, evaluated_pairs: int
+) -> dict[str, Any]:
+  """Times of an implementation's three programs, as a row's columns, and what the first two
+  evaluate."""
   compile_forward, forward_s = _timed(forward)
   compile_gradient, gradient_s = _timed(value_and_gradient)
   compile_bins, bins_s = _timed(bins) if bins else (0.0, [0.0])
@@ -142,7 +147,8 @@ def _measured(forward, value_and_gradient, bins=None, evaluated: int = 0) -> dic
     'forward_ms': 1e3 * min(forward_s),
     'value_and_grad_ms': 1e3 * min(gradient_s),
     'binning_ms': 1e3 * min(bins_s),
-    'evaluated_pairs': evaluated,
+    'forward_pairs': forward_pairs,
+    'evaluated_pairs': evaluated_pairs,
   }
 
 
@@ -159,7 +165,8 @@ def _measure_reference(scene: Scene, target: Float[Array, 'H W C']) -> dict[str,
   return _measured(
     lambda: reference.rasterize(gaussians, height, width),
     lambda: gradient(gaussians),
-    evaluated=evaluated,
+    forward_pairs=evaluated,
+    evaluated_pairs=evaluated,
   )
 
 
@@ -175,8 +182,9 @@ def _measure_xla(scene: Scene, target: Float[Array, 'H W C']) -> dict[str, Any]:
   def own(bins):
     return jax.tree.map(lambda leaf: leaf[lax.axis_index('core')], bins)
 
-  def loss(gaussians, bins, target):
-    return l2(render(gaussians, own(bins)), target)
+  def value_and_gradient(gaussians, bins, target):
+    objective = xla.mean_error(l2.error, target, axis='core', block=room.chunks)
+    return objective(gaussians, own(bins))
 
   capacity = tiles.initial_capacity(gaussians.num_gaussians, height, width)
   while True:
@@ -187,13 +195,18 @@ def _measure_xla(scene: Scene, target: Float[Array, 'H W C']) -> dict[str, Any]:
     if capacity == exact:
       break
     capacity = exact  # a first guess may be far too large, and a step pays for what is unused
+  room = fit.Room(capacity, xla.BLOCK).grown(
+    fit.Room(most, int(jnp.max(jax.vmap(lambda b: b.most_chunks)(bins))))
+  )
   forward = _on_cores(lambda g, bins: render(g, own(bins)), P())
-  gradient = _on_cores(jax.value_and_grad(loss), P())
+  gradient = _on_cores(value_and_gradient, P())
+  each = [jax.tree.map(itemgetter(core), bins) for core in range(fit.cores().size)]
   return _measured(
     lambda: forward(gaussians, bins),
     lambda: gradient(gaussians, bins, target),
     lambda: bin_program(gaussians),
-    sum(map(xla.evaluated_pairs, np.asarray(bins.num_chunks))),
+    forward_pairs=sum(xla.evaluated_pairs(bins.num_chunks) for bins in each),
+    evaluated_pairs=sum(xla.evaluated_pairs_of_whole_tiles(bins, room.chunks) for bins in each),
   )
 
 
@@ -206,7 +219,7 @@ def measure(scene_name: str, implementation: str) -> dict[str, Any]:
   scene = SCENES[scene_name]()
   target = jax.random.uniform(jax.random.key(1), (scene.height, scene.width, 3))
   measured = IMPLEMENTATIONS[implementation](scene, target)
-  floor_ms = 1e3 * floor_seconds() * measured['evaluated_pairs']
+  exponential_ms = 1e3 * floor_seconds()
   return {
     'scene': scene_name,
     'implementation': implementation,
@@ -215,8 +228,8 @@ def measure(scene_name: str, implementation: str) -> dict[str, Any]:
     'width': scene.width,
     **measured,
     'needed_pairs': needed_pairs(scene),
-    'floor_forward_ms': floor_ms,
-    'floor_value_and_grad_ms': 2 * floor_ms,
+    'floor_forward_ms': exponential_ms * measured['forward_pairs'],
+    'floor_value_and_grad_ms': 2 * exponential_ms * measured['evaluated_pairs'],
     'peak_memory_mb': _peak_memory_mb(),
     'device': f'{jax.devices()[0].device_kind} x {fit.cores().size}',
   }
@@ -346,20 +359,46 @@ def fit_steps() -> list[dict[str, Any]]:
 # --- decode ---
 
 
+def _tile_pairs(gaussians: Gaussians, height: int, width: int) -> int:
+  """Entries of the tile lists: what a rendering costs, whatever it shows."""
+  room = tiles.round_capacity(int(tiles.bounding_pairs(gaussians, height, width)))
+  return int(tiles.assign(gaussians, height, width, room)[-1])
+
+
 def decode(files: Sequence[Path], rounds: int = 25) -> list[dict[str, Any]]:
-  """Median warm milliseconds from each file's bytes to pixels."""
+  """Median warm milliseconds from each file's bytes to integers, to Gaussians and to pixels."""
   contents = {str(file): container.read_file(file) for file in files}
-  seconds: dict[str, list[float]] = {file: [] for file in contents}
+  seconds: dict[str, list[list[float]]] = {file: [] for file in contents}
   for _ in range(1 + rounds):
     for file, data in contents.items():
       start = time.perf_counter()
-      codec.render(codec.decode(data))
-      seconds[file].append(time.perf_counter() - start)
-  rows = [
-    {'file': file, 'decode_ms': 1e3 * statistics.median(each[1:])} for file, each in seconds.items()
-  ]
-  for row in rows:
-    print(f'{row["file"]}: {row["decode_ms"]:.1f} ms')
+      container.read(data)
+      read = time.perf_counter()
+      decoded = codec.decode(data)
+      thawed = time.perf_counter()
+      codec.render(decoded)
+      rendered = time.perf_counter()
+      seconds[file].append([read - start, thawed - read, rendered - thawed])
+  rows = []
+  print('| file | bytes | integers ms | Gaussians ms | pixels ms | decode ms | tile pairs |')
+  print(7 * '|---' + '|')
+  for file, each in seconds.items():
+    read, decode, render = 1e3 * np.array(each[1:]).T
+    gaussians, height, width, _ = codec.decode(contents[file])
+    row = {
+      'file': file,
+      'bytes': len(contents[file]),
+      'read_ms': statistics.median(read),
+      'look_up_ms': statistics.median(decode - read),
+      'render_ms': statistics.median(render),
+      'decode_ms': statistics.median(decode + render),
+      'tile_pairs': _tile_pairs(gaussians, height, width),
+    }
+    rows.append(row)
+    print(
+      f'| {file} | {row["bytes"]} | {row["read_ms"]:.1f} | {row["look_up_ms"]:.1f} '
+      f'| {row["render_ms"]:.1f} | {row["decode_ms"]:.1f} | {row["tile_pairs"]} |'
+    )
   return rows
 
 

@@ -22,10 +22,16 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from cgvq_jax.losses import Loss, l2
+from cgvq_jax.losses import Loss, MeanError, l2
 from cgvq_jax.rasterize.api import validate
 from cgvq_jax.rasterize.tiles import bin_gaussians, initial_capacity, round_capacity
-from cgvq_jax.rasterize.xla import compiler_options, own_share, rasterize_binned
+from cgvq_jax.rasterize.xla import (
+  BLOCK,
+  compiler_options,
+  mean_error,
+  own_share,
+  rasterize_binned,
+)
 from cgvq_jax.types import Gaussians
 
 BLOCK_STEPS = 50  # steps a block: how often progress is shown and a state can be saved
@@ -157,19 +163,56 @@ def _block_program():
       run = jax.shard_map(run, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
     return run(state, context, target)
 
-  static = ('forward', 'loss', 'optimizer', 'steps', 'capacity')
+  static = ('forward', 'loss', 'optimizer', 'steps', 'room')
   return jax.jit(program, static_argnames=static, compiler_options=compiler_options())
 
 
-def _run_block(state, context, target, *, forward, loss, optimizer, steps, capacity, axis):
+class Room(NamedTuple):
+  """Static sizes of a program, which grow when a picture needs more: no Gaussian is dropped."""
+
+  pairs: Any  # of a core's tile lists
+  chunks: Any  # of a tile, where tiles are rendered and pulled back one by one
+
+  def holds(self, needed: Room) -> Any:
+    return (needed.pairs <= self.pairs) & (needed.chunks <= self.chunks)
+
+  def grown(self, needed: Room) -> Room:
+    """With some to spare; chunks in powers of two, since whole tiles have to fill a block."""
+    pairs, chunks = self
+    if needed.pairs > pairs:
+      pairs = round_capacity(int(1.1 * needed.pairs))
+    if needed.chunks > chunks:
+      chunks = 2 << needed.chunks.bit_length()
+    return Room(pairs, chunks)
+
+
+# A block of more chunks (64 MiB of weights) is not worth it: two passes take bounded memory.
+_MOST_CHUNKS = 4096
+
+
+def _value_and_gradient(loss: Loss, target, axis: str | None, chunks: int):
+  """(gaussians, bins) -> the loss and its gradient by the Gaussians."""
+  if isinstance(loss, MeanError) and chunks <= _MOST_CHUNKS:
+    return mean_error(loss.error, target, axis=axis, block=chunks)
+  height, width, _ = target.shape
+
+  def objective(gaussians, bins):
+    return loss(rasterize_binned(gaussians, bins, height, width, axis=axis), target)
+
+  return jax.value_and_grad(objective)
+
+
+def _run_block(state, context, target, *, forward, loss, optimizer, steps, room: Room, axis):
   height, width, _ = target.shape
   share = own_share(axis)
+  objective = _value_and_gradient(loss, target, axis, room.chunks)
 
-  def make_bins(gaussians):
-    return bin_gaussians(gaussians, height, width, capacity, share)
+  def make_bins(gaussians, before: Room):
+    bins = bin_gaussians(gaussians, height, width, room.pairs, share)
+    return bins, jax.tree.map(jnp.maximum, before, Room(bins.num_pairs, bins.most_chunks))
 
   def step(carried, _):
-    state, most_pairs = carried
+    state, needed = carried
     (gaussians, penalty), pullback, carry = jax.vjp(
       lambda params: (lambda f: ((f.gaussians, f.penalty), f.carry))(
         forward(params, state.carry, context)
@@ -177,36 +220,37 @@ def _run_block(state, context, target, *, forward, loss, optimizer, steps, capac
       state.params,
       has_aux=True,
     )
-    bins = make_bins(gaussians)
-
-    def objective(gaussians):
-      return loss(rasterize_binned(gaussians, bins, height, width, axis=axis), target)
-
-    value, gradient = jax.value_and_grad(objective)(gaussians)
+    bins, needed = make_bins(gaussians, needed)
+    value, gradient = objective(gaussians, bins)
+    value += penalty
     (gradient,) = pullback((gradient, jnp.ones_like(penalty)))
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
     state = FitState(params, carry, optimizer_state, state.step + 1)
-    most_pairs = jnp.maximum(most_pairs, bins.num_pairs)
-    return (state, most_pairs), (value + penalty, _nonfinite(gradient))
+    # What is not finite counts as long as the lists were complete; else the block is run again.
+    wrong = jax.tree.map(lambda flag: flag & room.holds(needed), _nonfinite((value, gradient)))
+    return (state, needed), (value, wrong)
 
-  carried = state, jnp.zeros((), jnp.int32)
-  (state, most_pairs), (losses, bad) = lax.scan(step, carried, length=steps)
+  nothing = Room(*jnp.zeros(2, jnp.int32))
+  (state, needed), (losses, wrong) = lax.scan(step, (state, nothing), length=steps)
   gaussians = forward(state.params, state.carry, context).gaussians
-  bins = make_bins(gaussians)
+  bins, needed = make_bins(gaussians, needed)
   image = jnp.clip(rasterize_binned(gaussians, bins, height, width, axis=axis), 0.0, 1.0)
   psnr = -10 * jnp.log10(jnp.mean((image - target) ** 2))
-  most_pairs = jnp.maximum(most_pairs, bins.num_pairs)
-  return state, losses, bad, psnr, lax.pmax(most_pairs, axis) if axis else most_pairs
+  if axis:
+    needed, wrong = lax.pmax(needed, axis), lax.pmin(wrong, axis)
+  return state, losses, wrong, psnr, needed
 
 
-def _raise_if_not_finite(losses, bad, first_step: int) -> None:
+def _raise_if_not_finite(wrong, first_step: int) -> None:
   """Names the first step and the attributes whose gradient was not finite."""
-  leaves = jax.tree_util.tree_leaves_with_path(bad)
-  flags = jnp.stack([flag for _, flag in leaves], axis=-1) | ~jnp.isfinite(losses)[:, None]
+  leaves = jax.tree_util.tree_leaves_with_path(wrong)
+  flags = jnp.stack([flag for _, flag in leaves], axis=-1)
   if not bool(jnp.any(flags)):
     return
   at = int(jnp.argmax(jnp.any(flags, axis=-1)))
+  _, gradient = wrong
+  leaves = jax.tree_util.tree_leaves_with_path(gradient)
   names = [jax.tree_util.keystr(path).lstrip('.') for path, flag in leaves if bool(flag[at])]
   where = ', '.join(names) if names else 'the loss'
   raise FitError(f'not finite at step {first_step + at}: gradient of {where}')
@@ -238,11 +282,11 @@ def run(
     raise ValueError(f'target: wanted {gaussians.num_channels} channels, got {channels}')
   # Of each core's lists, which hold a share of the pairs.
   size = cores().size
-  capacity = initial_capacity(gaussians.num_gaussians // size, height // size, width)
+  room = Room(initial_capacity(-(-gaussians.num_gaussians // size), height // size, width), BLOCK)
   done = int(state.step)
   while done < steps:
     block = min(BLOCK_STEPS, steps - done)
-    after, losses, bad, psnr, pairs = _block_program()(
+    after, losses, wrong, psnr, needed = _block_program()(
       state,
       context,
       target,
@@ -250,12 +294,13 @@ def run(
       loss=loss,
       optimizer=optimizer,
       steps=block,
-      capacity=capacity,
+      room=room,
     )
-    _raise_if_not_finite(losses, bad, done)
-    if int(pairs) > capacity:
-      capacity = round_capacity(int(1.1 * int(pairs)))
-      continue  # from the block's start, with more room
+    _raise_if_not_finite(wrong, done)
+    needed = Room(*map(int, needed))
+    if not room.holds(needed):
+      room = room.grown(needed)
+      continue  # from the block's start
     state, done = after, done + block
     if on_block:
       on_block(_on_one_device(state), Progress(done, float(losses[-1]), float(psnr)))

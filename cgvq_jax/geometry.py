@@ -45,12 +45,19 @@ def covariance(
 
 def whitening(
   log_scale: Float[Array, '*N 2'], rotation: Float[Array, '*N']
-) -> Float[Array, '*N 4']:
-  """W = diag(1/s1, 1/s2) R^T / sqrt(2) as [ux, uy, vx, vy], 1/px, so that q = |W (p - mu)|^2."""
+) -> Float[Array, '*N 3']:
+  """The upper triangular W = [[a, b], [0, c]] with 2 W^T W = Sigma^-1, as [a, b, c], 1/px.
+
+  So q = |W (p - mu)|^2. Triangular, since c and all that goes with it is the same along a row of
+  pixels: a^2 = i1^2 cos^2 + i2^2 sin^2, b = (i1^2 - i2^2) cos sin / a, c = i1 i2 / a, where
+  i = 1 / (sqrt(2) s).
+  """
   inverse = math.sqrt(0.5) / standard_deviations(log_scale)
-  cosine, sine = jnp.cos(rotation)[..., None], jnp.sin(rotation)[..., None]
-  first, second = inverse[..., :1], inverse[..., 1:]
-  return jnp.concatenate([first * cosine, first * sine, -second * sine, second * cosine], axis=-1)
+  first, second = inverse[..., 0], inverse[..., 1]
+  cosine, sine = jnp.cos(rotation), jnp.sin(rotation)
+  a = jnp.sqrt((first * cosine) ** 2 + (second * sine) ** 2)
+  b = (first - second) * (first + second) * cosine * sine / a
+  return jnp.stack([a, b, first * second / a], axis=-1)
 
 
 def squared_distance(
@@ -58,10 +65,10 @@ def squared_distance(
   dx: Float[Array, '*S'],
   dy: Float[Array, '*S'],
 ) -> Float[Array, '*S']:
-  """q = |W (dx, dy)|^2, W given as the four columns of `whitening`.
+  """q = |W (dx, dy)|^2 = (a dx + b dy)^2 + (c dy)^2, given the three columns of `whitening`.
 
-  Every rasterizer evaluates the exponent by this line, in offsets from the mean. As a polynomial of
-  the pixel, or with the inverse covariance, q would be a small difference of large terms: a long
-  thin Gaussian at an oblique angle would lose all digits but four."""
-  ux, uy, vx, vy = white
-  return (ux * dx + uy * dy) ** 2 + (vx * dx + vy * dy) ** 2
+  Every rasterizer evaluates the exponent as this sum of squares. As a polynomial of the pixel, or
+  with the inverse covariance, q would be a small difference of large terms: a long thin Gaussian
+  at an oblique angle would lose all digits but four."""
+  a, b, c = white
+  return (a * dx + b * dy) ** 2 + (c * dy) ** 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -125,14 +126,36 @@ def test_only_the_calls_after_the_first_count(monkeypatch):
 # --- decoding ---
 
 
-def test_files_are_decoded_in_turn(tmp_path, monkeypatch, capsys):
-  decoded = []
-  monkeypatch.setattr(benchmark.codec, 'decode', decoded.append)
-  monkeypatch.setattr(benchmark.codec, 'render', lambda image: image)
+def test_decoding_is_told_in_its_parts_file_after_file(tmp_path, monkeypatch, capsys):
+  clock, calls = [0.0], []
+
+  def taking(name, seconds, result):
+    def call(argument):
+      clock[0] += seconds
+      calls.append((name, argument))
+      return result
+
+    return call
+
+  one = replace(
+    scenes.random(1, 40, 56).gaussians,
+    mean_xy=jnp.array([[16.0, 8.0]]),
+    log_scale=jnp.zeros((1, 2)),
+  )
+  decoded = benchmark.codec.Decoded(one, 40, 56, np.zeros(1, np.int32))
+  monkeypatch.setattr(benchmark.time, 'perf_counter', lambda: clock[0])
+  monkeypatch.setattr(benchmark.container, 'read', taking('read', 1.0, None))
+  monkeypatch.setattr(benchmark.codec, 'decode', taking('decode', 3.0, decoded))
+  monkeypatch.setattr(benchmark.codec, 'render', taking('render', 10.0, None))
   files = [tmp_path / 'a.cgvq', tmp_path / 'b.cgvq']
   for file in files:
     container.write_file(file, file.name.encode())
   rows = benchmark.decode(files, rounds=2)
-  assert decoded == [b'a.cgvq', b'b.cgvq'] * 3  # once to compile, then twice
-  assert [row['file'] for row in rows] == [str(file) for file in files]
-  assert capsys.readouterr().out.count(' ms') == 2
+
+  read = [argument for name, argument in calls if name == 'read']
+  assert read == [b'a.cgvq', b'b.cgvq'] * 3  # once to compile, then twice
+  told = {'read_ms': 1e3, 'look_up_ms': 2e3, 'render_ms': 1e4, 'decode_ms': 1.3e4, 'bytes': 6}
+  # A disc of radius 3.3 px on the border of two tiles, clear of the next row.
+  assert rows == [{'file': str(file), 'tile_pairs': 2, **told} for file in files]
+  out = capsys.readouterr().out
+  assert all(f'{file} | 6 | 1000.0 | 2000.0 | 10000.0 | 13000.0 | 2 |' in out for file in files)

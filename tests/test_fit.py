@@ -184,6 +184,9 @@ def test_a_finished_run_takes_no_step(adam_run, start, target):
 # --- overflow ---
 
 
+grown = fit.Room.grown
+
+
 def test_overflow_runs_the_block_again_with_more_room(adam_run, start, target, monkeypatch):
   # Room for the lists of one core for the block's first step, but not for all that follow.
   def needed(gaussians):
@@ -205,6 +208,54 @@ def test_overflow_runs_the_block_again_with_more_room(adam_run, start, target, m
   assert asked and all(room < wanted <= got for wanted, got in asked)
   assert [p.step for _, p in blocks] == [state.step] == [50]  # one block is told of, not two
   assert blocks[0][1].psnr == pytest.approx(adam_run[1][0][1].psnr, abs=1e-3)
+
+
+def assert_like_before(run, adam_run):
+  """One block that ended as the module's run did, up to the order of sums."""
+  state, blocks = run
+  assert [p.step for _, p in blocks] == [state.step] == [50]
+  assert blocks[0][1].psnr == pytest.approx(adam_run[1][0][1].psnr, abs=0.02)
+
+
+def test_a_tile_with_more_chunks_runs_the_block_again(adam_run, start, target, monkeypatch):
+  asked = []
+  monkeypatch.setattr(fit, 'BLOCK', 1)
+  monkeypatch.setattr(
+    fit.Room, 'grown', lambda room, needed: asked.append(needed) or grown(room, needed)
+  )
+  assert_like_before(run(start, target, fit.BLOCK_STEPS), adam_run)
+  assert len(asked) == 1 and asked[0].chunks > 1
+
+
+def test_too_many_chunks_in_a_tile_are_rendered_in_two_passes(adam_run, start, target, monkeypatch):
+  def nothing(*arguments, **options):
+    raise AssertionError('tile by tile')
+
+  monkeypatch.setattr(fit, '_MOST_CHUNKS', 2)
+  monkeypatch.setattr(fit, 'mean_error', nothing)
+  assert_like_before(run(start, target, fit.BLOCK_STEPS), adam_run)
+
+
+def test_a_loss_of_samples_and_of_the_image_fit_alike(adam_run, start, target):
+  whole = run(start, target, fit.BLOCK_STEPS, loss=lambda image, target: losses.l2(image, target))
+  assert_like_before(whole, adam_run)
+
+
+def test_what_incomplete_lists_break_is_not_held_against_the_fit(monkeypatch):
+  start = Gaussians(
+    mean_xy=jnp.full((4, 2), 32.0),
+    log_scale=jnp.full((4, 2), 5.0),
+    rotation=jnp.zeros(4),
+    color=jnp.full((4, 3), 0.25),
+  )
+
+  def loss(image, target):
+    # Not a number where a tile was left out.
+    return jnp.where(jnp.min(image) > 0.1, losses.l2(image, target), jnp.nan)
+
+  monkeypatch.setattr(fit, 'initial_capacity', lambda *sizes: 16)
+  state, _ = run(start, jnp.ones((64, 64, 3)), 2, loss=loss)
+  assert state.step == 2
 
 
 # --- not finite ---

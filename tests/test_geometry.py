@@ -52,7 +52,8 @@ def test_covariance_has_the_variances_as_eigenvalues_and_the_rotation_as_directi
 
 
 def test_whitening_maps_the_ellipse_onto_a_circle():
-  white = np.asarray(geometry.whitening(LOG_SCALE, ROTATION)).reshape(-1, 2, 2)
+  a, b, c = np.asarray(geometry.whitening(LOG_SCALE, ROTATION)).T
+  white = np.stack([a, b, 0 * a, c], axis=-1).reshape(-1, 2, 2)
   sigma = matrices(geometry.covariance(LOG_SCALE, ROTATION))
   circle = white @ sigma @ white.transpose(0, 2, 1)
   np.testing.assert_allclose(circle, np.broadcast_to(np.eye(2) / 2, (50, 2, 2)), atol=2e-4)

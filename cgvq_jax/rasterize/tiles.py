@@ -21,6 +21,9 @@ from cgvq_jax.types import Gaussians
 TILE = 16  # px; 256 pixels fill vector registers, and a chunk's weights stay in the L1/L2 cache
 CHUNK = 16  # Gaussians; shorter chunks waste fewer evaluations but copy more of the cotangent
 
+# Most Gaussians meet several tiles in a row: of a capacity in pairs, what their rows may take.
+_ROOM_FOR_ROWS = 5 / 8
+
 
 @struct.dataclass
 class Share:
@@ -46,16 +49,25 @@ class Bins:
 
   Pairs are sorted by tile. Chunk j evaluates the Gaussians
   `pair_gaussian[chunk_start[j] : chunk_start[j] + chunk_size[j]]` on the pixels of tile
-  `chunk_tile[j]`. Chunks from `num_chunks` on are empty.
+  `chunk_tile[j]`. Every tile has a chunk, be it an empty one; those from `num_chunks` on are none.
   """
 
   pair_gaussian: Int[Array, 'capacity']
   chunk_tile: Int[Array, 'chunks']
   chunk_start: Int[Array, 'chunks']
   chunk_size: Int[Array, 'chunks']  # 0..CHUNK
-  num_chunks: Int[Array, '']
+  tile_end: Int[Array, 'tiles']  # the number of chunks up to and including each tile's
   num_pairs: Int[Array, '']  # may exceed the capacity: then the lists are incomplete
   share: Share
+
+  @property
+  def num_chunks(self) -> Int[Array, '*B']:
+    return self.tile_end[..., -1]
+
+  @property
+  def most_chunks(self) -> Int[Array, '']:
+    """Of one tile."""
+    return jnp.max(jnp.diff(self.tile_end, prepend=0))
 
   @property
   def overflowed(self) -> Bool[Array, '']:
@@ -70,13 +82,14 @@ def grid(height: int, width: int, num_shares: int = 1) -> tuple[int, int]:
 def initial_capacity(num_gaussians: int, height: int, width: int) -> int:
   """A first guess at the number of pairs; growing it costs one compilation, not correctness.
 
-  Few Gaussians are large ones: however few they are, each tile ends up with some thirty."""
-  rows, columns = grid(height, width)
-  return round_capacity(max(8 * num_gaussians + 4 * rows * columns, 32 * rows * columns))
+  Fitted to a photograph, Gaussians overlap some sixteenfold whatever their number: a box of
+  e = 4 sqrt(pixels / N) px a side meets (1 + e / TILE)^2 tiles in the mean."""
+  side = 4 * math.sqrt(height * width / num_gaussians)
+  return round_capacity(math.ceil(1.15 * num_gaussians * (1 + side / TILE) ** 2))
 
 
 def bounding_pairs(gaussians: Gaussians, height: int, width: int) -> Float[Array, '']:
-  """An upper bound of the number of pairs, by bounding boxes; a float, since it may be huge."""
+  """A capacity that suffices, by bounding boxes; a float, since it may be huge."""
   rows, columns = grid(height, width)
   sigma = covariance(gaussians.log_scale, gaussians.rotation)
   slack = _slack(gaussians.mean_xy, sigma)[:, None]
@@ -84,22 +97,23 @@ def bounding_pairs(gaussians: Gaussians, height: int, width: int) -> Float[Array
   low, high = gaussians.mean_xy - half, gaussians.mean_xy + half
   _, num_columns = _span(low[:, 0], high[:, 0], columns)
   _, num_rows = _span(low[:, 1], high[:, 1], rows)
-  # Rows are listed before columns, so a Gaussian beside the image takes room all the same.
-  return jnp.sum((num_rows * jnp.maximum(num_columns, 1)).astype(jnp.float32))
+  pairs = jnp.sum((num_rows * num_columns).astype(jnp.float32))
+  # Rows are listed before columns, in a room of their own, and beside the image too.
+  return jnp.maximum(pairs, jnp.sum(num_rows.astype(jnp.float32)) / _ROOM_FOR_ROWS)
 
 
 def round_capacity(num_pairs: int) -> int:
-  """The next of a few sizes per octave, so that slightly longer lists do not compile again."""
-  step = 2 ** max(10, math.ceil(math.log2(max(num_pairs, 2))) - 2)
+  """The next of eight sizes an octave, so that slightly longer lists do not compile again."""
+  step = 2 ** max(10, math.ceil(math.log2(max(num_pairs, 2))) - 4)
   return step * -(-num_pairs // step)
 
 
 def _expand(counts: Int[Array, 'M'], capacity: int):
-  """Lists item i counts[i] times: (owner, rank within owner, total); junk from `total` on."""
+  """Lists item i counts[i] times: (owner of each place, where each item ends); junk after all."""
   ends = jnp.cumsum(counts)
-  owner = jnp.repeat(jnp.arange(counts.size), counts, total_repeat_length=capacity)
-  rank = jnp.arange(capacity) - (ends - counts)[owner]
-  return owner, rank, ends[-1]
+  # The owner of a place is the number of items that end at or before it.
+  owner = jnp.cumsum(jnp.zeros(capacity, jnp.int32).at[ends].add(1, mode='drop'))
+  return jnp.minimum(owner, counts.size - 1), ends
 
 
 def _span(low, high, num_tiles: int):
@@ -163,20 +177,24 @@ def assign(
   end_row = (first_row + num_rows - share.rank + share.size - 1) // share.size
   first_row = (first_row - share.rank + share.size - 1) // share.size
 
-  owner, rank, total_rows = _expand(end_row - first_row, capacity)
-  row = first_row[owner] + rank
+  room = math.ceil(_ROOM_FOR_ROWS * capacity)
+  owner, ends = _expand(end_row - first_row, room)
+  total_rows = ends[-1]
+  # The first of an item's places stands for its first row, the next for the next.
+  row = (end_row - ends)[owner] + jnp.arange(room)
   low, high = _row_extents(
     gaussians.mean_xy[owner], sigma[owner], slack[owner], share.row(row).astype(jnp.float32)
   )
   first_column, num_columns = _span(low, high, columns)
-  num_columns = jnp.where(jnp.arange(capacity) < total_rows, num_columns, 0)
+  num_columns = jnp.where(jnp.arange(room) < total_rows, num_columns, 0)
 
-  slice_, column, total = _expand(num_columns, capacity)
-  tile = row[slice_] * columns + first_column[slice_] + column
+  slice_, ends = _expand(num_columns, capacity)
+  end_tile = row * columns + first_column + num_columns
+  tile = (end_tile - ends)[slice_] + jnp.arange(capacity)
   num_tiles = math.prod(grid(height, width, share.size))
-  tile = jnp.where(jnp.arange(capacity) < total, tile, num_tiles)
-  # Rows are a lower bound of the pairs, and a truncated row list truncates the pairs unseen.
-  needed = jnp.where(total_rows > capacity, 2 * total_rows, total)
+  tile = jnp.where(jnp.arange(capacity) < ends[-1], tile, num_tiles)
+  # A truncated row list truncates the pairs unseen; how many there are is then a guess.
+  needed = jnp.where(total_rows > room, jnp.maximum(2 * total_rows, capacity + 1), ends[-1])
   return tile, owner[slice_], needed
 
 
@@ -203,18 +221,18 @@ def bin_gaussians(
 
   ends = jnp.searchsorted(tile, jnp.arange(num_tiles), side='right').astype(jnp.int32)
   starts = jnp.concatenate([jnp.zeros(1, jnp.int32), ends[:-1]])
-  chunk_tile, rank, num_chunks = _expand(
-    -(-(ends - starts) // CHUNK), capacity // CHUNK + num_tiles
-  )
+  chunks = jnp.maximum(-(-(ends - starts) // CHUNK), 1)
+  chunk_tile, tile_end = _expand(chunks, capacity // CHUNK + num_tiles)
+  rank = jnp.arange(chunk_tile.size) - (tile_end - chunks)[chunk_tile]
   chunk_start = starts[chunk_tile] + rank * CHUNK
   chunk_size = jnp.clip(ends[chunk_tile] - chunk_start, 0, CHUNK)
-  used = jnp.arange(chunk_tile.size) < num_chunks
+  used = jnp.arange(chunk_tile.size) < tile_end[-1]
   return Bins(
     pair_gaussian=gaussian,
     chunk_tile=chunk_tile,
     chunk_start=jnp.where(used, chunk_start, 0),
     chunk_size=jnp.where(used, chunk_size, 0),
-    num_chunks=num_chunks,
+    tile_end=tile_end,
     num_pairs=needed,
     share=share,
   )

@@ -44,11 +44,11 @@ _Y = np.repeat(np.arange(TILE) - (TILE - 1) / 2, TILE).astype(np.float32)
 # [8, TILE^2]; the last two are 0: a matrix product with eight columns is faster than with six.
 _MONOMIALS = np.stack([np.ones_like(_X), _X, _Y, _X * _X, _X * _Y, _Y * _Y, 0 * _X, 0 * _X])
 
-# exp(-t) on 0..ln(255) / 8, by Chebyshev interpolation: relative error 2e-8, 2e-7 once raised to
-# the eighth power. The cutoff spares the general exponential's range reduction, a third of it.
+# exp(-q / 8) for q in 0..ln 255, by Chebyshev interpolation: relative error 2e-8, 2e-7 once raised
+# to the eighth power. The cutoff spares the general exponential's range reduction, a third of it.
 _EXP = tuple(
   float(c)
-  for c in np.polynomial.Chebyshev.interpolate(lambda t: np.exp(-t), 6, [0, CUTOFF / 8])
+  for c in np.polynomial.Chebyshev.interpolate(lambda q: np.exp(-q / 8), 6, [0, CUTOFF])
   .convert(kind=np.polynomial.Polynomial)
   .coef
 )
@@ -56,10 +56,9 @@ _EXP = tuple(
 
 def _decay(q: Float[Array, '*S']) -> Float[Array, '*S']:
   """exp(-q) where 0 <= q <= ln 255; elsewhere anything, infinity included."""
-  t = q / 8
   p = jnp.asarray(_EXP[-1], q.dtype)
   for c in _EXP[-2::-1]:
-    p = p * t + c
+    p = p * q + c
   p = p * p
   p = p * p
   return p * p
@@ -71,20 +70,21 @@ def compiler_options() -> dict[str, int]:
   return {'xla_cpu_prefer_vector_width': 512} if jax.default_backend() == 'cpu' else {}
 
 
-# lists(i) -> Gaussian ids [BLOCK, CHUNK] (N on unused places) and tile ids [BLOCK] of block i.
+# lists(i) -> Gaussian ids [B, CHUNK] (N on unused places) and tile ids [B] of a block of chunks.
 Lists = Callable[[Int[Array, '']], tuple[Int[Array, 'B G'], Int[Array, 'B']]]
 
 
-def _binned_lists(bins: Bins, num_gaussians: int, num_tiles: int) -> Lists:
+def _lists_at(bins: Bins, num_gaussians: int, num_tiles: int, block: int) -> Lists:
+  """Of the block of chunks from chunk i on."""
   place = jnp.arange(CHUNK)
-  pad = -bins.chunk_tile.size % BLOCK
-  chunk_tile = jnp.pad(bins.chunk_tile, (0, pad), constant_values=num_tiles)
-  chunk_start = jnp.pad(bins.chunk_start, (0, pad))
-  chunk_size = jnp.pad(bins.chunk_size, (0, pad))
+  pad = (0, block)
+  chunk_tile = jnp.pad(bins.chunk_tile, pad, constant_values=num_tiles)
+  chunk_start = jnp.pad(bins.chunk_start, pad)
+  chunk_size = jnp.pad(bins.chunk_size, pad)
 
   def lists(i):
     start, size, tile = (
-      lax.dynamic_slice(a, (i * BLOCK,), (BLOCK,)) for a in (chunk_start, chunk_size, chunk_tile)
+      lax.dynamic_slice(a, (i,), (block,)) for a in (chunk_start, chunk_size, chunk_tile)
     )
     ids = bins.pair_gaussian[start[:, None] + place]
     return jnp.where(place < size[:, None], ids, num_gaussians), tile
@@ -108,70 +108,79 @@ def _dense_lists(num_gaussians: int, num_tiles: int) -> Lists:
 
 def _block(table, ids, tile, columns, share):
   """Gathers a block: means about their tile's centre, whitenings, colours and weights."""
-  rows = table[ids]  # [B, G, 6 + C]
+  rows = table[ids]  # [B, G, 5 + C]
   center = jnp.stack([tile % columns, share.row(tile // columns)], -1) * TILE + TILE / 2
   mean = rows[..., :2] - center[:, None, :]
-  white, color = rows[..., 2:6], rows[..., 6:]
+  white, color = rows[..., 2:5], rows[..., 5:]
   dx, dy = _X - mean[..., 0, None], _Y - mean[..., 1, None]
-  q = squared_distance([white[..., i, None] for i in range(4)], dx, dy)
+  q = squared_distance([white[..., i, None] for i in range(3)], dx, dy)
   weight = jnp.where(q <= CUTOFF, _decay(q), 0.0)  # [B, G, TILE^2]
   # Without the barrier XLA fuses the exponential into each of its consumers and repeats it there.
   return mean, white, color, lax.optimization_barrier(weight)
 
 
+def _chunk_images(mean, white, color, weight):
+  """What each chunk adds to its tile, [B, C, TILE^2]."""
+  del mean, white
+  # A broadcast sum, not a dot: with an inner size of CHUNK and three outputs it is faster.
+  return jnp.sum(weight[:, :, None, :] * color[..., None], axis=1)
+
+
 def _render_tiles(table, lists: Lists, num_blocks, share: Share, columns: int, num_tiles: int):
   """Sums each block's chunk images into the tiles [T, C, TILE^2]."""
-  channels = table.shape[-1] - 6
+  channels = table.shape[-1] - 5
 
   def body(i, image):
     ids, tile = lists(i)
-    *_, color, weight = _block(table, ids, tile, columns, share)
-    # A broadcast sum, not a dot: with an inner size of CHUNK and three outputs it is faster.
-    chunk_image = jnp.sum(weight[:, :, None, :] * color[..., None], axis=1)
-    return image.at[tile].add(chunk_image, mode='drop', indices_are_sorted=True)
+    added = _chunk_images(*_block(table, ids, tile, columns, share))
+    return image.at[tile].add(added, mode='drop', indices_are_sorted=True)
 
   image = jnp.zeros((num_tiles, channels, _PIXELS), jnp.float32)
   return lax.fori_loop(0, num_blocks, body, image)
 
 
-def _tiles_gradient(table, cotangent, lists: Lists, num_blocks, share: Share, columns: int):
-  """Gradient [N + 1, 6 + C] of the table, given the tiles' cotangent [T, C, TILE^2].
+def _pairs_gradient(mean, white, color, weight, pixels):
+  """Gradient [B, G, 5 + C] of the table's rows, each through its own chunk, given the cotangent
+  [B, C, TILE^2] of the chunks' tiles.
 
   With s = (sum_c color_c cotangent_c) w, every gradient is a sum over the tile's pixels:
-  d W = -2 W M2, d mean = 2 W^T W m1 (W the whitening, m1 and M2 the first and second moments of s
-  about the Gaussian's mean), d color_c = sum_p w cotangent_c. The moments are taken about the
-  tile's centre, where one matrix product [BLOCK CHUNK, TILE^2] x [TILE^2, 8] gives them all.
+  d W = -2 W M2 (its upper triangle), d mean = 2 W^T W m1 (W the whitening, m1 and M2 the first and
+  second moments of s about the Gaussian's mean), d color_c = sum_p w cotangent_c. The moments are
+  taken about the tile's centre, where one matrix product [B CHUNK, TILE^2] x [TILE^2, 8] gives all.
   """
-  channels = cotangent.shape[1]
+  d_color = jnp.einsum('bgp,bcp->bgc', weight, pixels, precision='highest')
+  # Written out over the channels: a reduction over so short an axis is not vectorized.
+  channels = pixels.shape[1]
+  s = weight * sum(color[..., c, None] * pixels[:, None, c] for c in range(channels))
+  s = lax.optimization_barrier(s)
+  moments = jnp.dot(s.reshape(-1, _PIXELS), _MONOMIALS.T, precision='highest')
+  moments = moments.reshape(*s.shape[:2], 8)
+  s0, sx, sy, sxx, sxy, syy, _, _ = jnp.moveaxis(moments, -1, 0)
+  mx, my = mean[..., 0], mean[..., 1]
+  m_x, m_y = sx - mx * s0, sy - my * s0
+  m_xx = sxx - mx * (2 * sx - mx * s0)
+  m_xy = sxy - mx * sy - my * m_x
+  m_yy = syy - my * (2 * sy - my * s0)
+  a, b, c = jnp.moveaxis(white, -1, 0)
+  u = a * m_x + b * m_y
+  rows = [
+    2 * a * u,
+    2 * (b * u + c * c * m_y),
+    -2 * (a * m_xx + b * m_xy),
+    -2 * (a * m_xy + b * m_yy),
+    -2 * c * m_yy,
+  ]
+  return jnp.concatenate([jnp.stack(rows, axis=-1), d_color], axis=-1)
+
+
+def _tiles_gradient(table, cotangent, lists: Lists, num_blocks, share: Share, columns: int):
+  """Gradient [N + 1, 5 + C] of the table, given the tiles' cotangent [T, C, TILE^2]."""
 
   def body(i, gradient):
     ids, tile = lists(i)
-    mean, white, color, weight = _block(table, ids, tile, columns, share)
+    block = _block(table, ids, tile, columns, share)
     pixels = cotangent.at[tile].get(mode='clip')  # [B, C, TILE^2]
-    d_color = jnp.einsum('bgp,bcp->bgc', weight, pixels, precision='highest')
-    # Written out over the channels: a reduction over so short an axis is not vectorized.
-    s = weight * sum(color[..., c, None] * pixels[:, None, c] for c in range(channels))
-    s = lax.optimization_barrier(s)
-    moments = jnp.dot(s.reshape(-1, _PIXELS), _MONOMIALS.T, precision='highest')
-    moments = moments.reshape(BLOCK, CHUNK, 8)
-    s0, sx, sy, sxx, sxy, syy, _, _ = jnp.moveaxis(moments, -1, 0)
-    mx, my = mean[..., 0], mean[..., 1]
-    m_x, m_y = sx - mx * s0, sy - my * s0
-    m_xx = sxx - mx * (2 * sx - mx * s0)
-    m_xy = sxy - mx * sy - my * m_x
-    m_yy = syy - my * (2 * sy - my * s0)
-    ux, uy, vx, vy = jnp.moveaxis(white, -1, 0)
-    u, v = ux * m_x + uy * m_y, vx * m_x + vy * m_y
-    rows = [
-      2 * (ux * u + vx * v),
-      2 * (uy * u + vy * v),
-      -2 * (ux * m_xx + uy * m_xy),
-      -2 * (ux * m_xy + uy * m_yy),
-      -2 * (vx * m_xx + vy * m_xy),
-      -2 * (vx * m_xy + vy * m_yy),
-    ]
-    rows = jnp.concatenate([jnp.stack(rows, axis=-1), d_color], axis=-1)
-    return gradient.at[ids].add(rows)
+    return gradient.at[ids].add(_pairs_gradient(*block, pixels))
 
   return lax.fori_loop(0, num_blocks, body, jnp.zeros_like(table))
 
@@ -181,8 +190,8 @@ def _on_lists(bins: Bins | None, num_gaussians: int, num_tiles: int, run):
   if bins is None:
     num_chunks = -(-num_gaussians // CHUNK) * num_tiles
     return run(_dense_lists(num_gaussians, num_tiles), -(-num_chunks // BLOCK), WHOLE)
-  lists = _binned_lists(bins, num_gaussians, num_tiles)
-  return run(lists, -(-bins.num_chunks // BLOCK), bins.share)
+  lists = _lists_at(bins, num_gaussians, num_tiles, BLOCK)
+  return run(lambda i: lists(i * BLOCK), -(-bins.num_chunks // BLOCK), bins.share)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -213,7 +222,7 @@ def _table(gaussians: Gaussians) -> Float[Array, 'N1 D']:
   white = whitening(gaussians.log_scale, gaussians.rotation)
   rows = jnp.concatenate([gaussians.mean_xy, white, gaussians.color], axis=-1)
   # Far away and of unit size: q is about 1e12, finite and beyond the cutoff, on any tile.
-  nobody = jnp.array([-1e6, -1e6, 1.0, 0.0, 0.0, 1.0])
+  nobody = jnp.array([-1e6, -1e6, 1.0, 0.0, 1.0])
   nobody = jnp.pad(nobody, (0, rows.shape[-1] - nobody.size))[None]
   return jnp.concatenate([rows, nobody])
 
@@ -237,9 +246,96 @@ def rasterize_binned(
   return image.reshape(-1, columns * TILE, channels)[:height, :width]
 
 
+def own_tiles(image: Float[Array, 'H W C'], share: Share) -> Float[Array, 'T C P']:
+  """The share's tiles of an image, its pixels in the order of a tile's; 0 beyond the borders."""
+  height, width, channels = image.shape
+  rows, columns = grid(height, width, share.size)
+  pad = rows * share.size * TILE - height, columns * TILE - width
+  image = jnp.pad(image, ((0, pad[0]), (0, pad[1]), (0, 0)))
+  image = image.reshape(rows, share.size, TILE, columns, TILE, channels)[:, share.rank]
+  return image.transpose(0, 2, 4, 1, 3).reshape(rows * columns, channels, _PIXELS)
+
+
+def mean_error(
+  error: Callable[[Array, Array], Array],
+  target: Float[Array, 'H W C'],
+  *,
+  axis: str | None = None,
+  block: int = BLOCK,
+) -> Callable[[Gaussians, Bins], tuple[Float[Array, ''], Gaussians]]:
+  """The mean of error(image, target) over all samples, and its gradient, for Gaussians and bins.
+
+  `error` works sample by sample. So a tile's cotangent is known as soon as its own pixels are, and
+  the weights that rendered it pull it back while they are still in cache: half the exponentials,
+  and no image between. A block takes as many whole tiles as have at most `block` chunks; no tile
+  may have more (`bins.most_chunks`). `axis` as for `rasterize_binned`.
+  """
+  height, width, channels = target.shape
+  share = own_share(axis)
+  pad = ((0, block), (0, 0), (0, 0))
+  wanted = jnp.pad(own_tiles(target, share), pad)
+  inside = jnp.pad(own_tiles(jnp.ones((height, width, 1)), share), pad) > 0
+  columns = grid(height, width)[1]
+
+  def value_and_gradient(gaussians: Gaussians, bins: Bins):
+    table, pullback = jax.vjp(_table, gaussians)
+    place = jnp.arange(block)
+    starts, after = _whole_tiles(bins, block)
+    lists = _lists_at(bins, gaussians.num_gaussians, after.size, block)
+
+    def body(carry):
+      first, gradient, value = carry
+      end = after[first]
+      used = place < bins.tile_end[end - 1] - starts[first]
+      ids, tile = lists(starts[first])
+      ids = jnp.where(used[:, None], ids, gaussians.num_gaussians)
+      slot = jnp.where(used, tile - first, block)
+      pairs = _block(table, ids, tile, columns, share)
+
+      image = (
+        jnp.zeros((block, channels, _PIXELS))
+        .at[slot]
+        .add(_chunk_images(*pairs), mode='drop', indices_are_sorted=True)
+      )
+      pixels = lax.dynamic_slice_in_dim(wanted, first, block)
+      counted = lax.dynamic_slice_in_dim(inside, first, block)
+      counted = counted & (place < end - first)[:, None, None]
+      errors, pull = jax.vjp(lambda image: error(image, pixels), image)
+      share_of_each = jnp.where(counted, 1 / target.size, 0.0)
+      (cotangent,) = pull(jnp.broadcast_to(share_of_each, image.shape))
+      value += jnp.sum(jnp.where(counted, errors * share_of_each, 0.0))
+      cotangent = lax.optimization_barrier(cotangent).at[slot].get(mode='clip')
+      gradient = gradient.at[ids].add(_pairs_gradient(*pairs, cotangent))
+      return end, gradient, value
+
+    carry = jnp.zeros((), jnp.int32), jnp.zeros_like(table), jnp.zeros(())
+    _, gradient, value = lax.while_loop(lambda carry: carry[0] < after.size, body, carry)
+    value, gradient = lax.psum((value, gradient), axis) if axis else (value, gradient)
+    return value, pullback(gradient)[0]
+
+  return value_and_gradient
+
+
+def _whole_tiles(bins: Bins, block: int):
+  """For each tile its first chunk, and the tile after the last that shares a block with it."""
+  starts = jnp.concatenate([jnp.zeros(1, jnp.int32), bins.tile_end[:-1]])
+  after = jnp.searchsorted(bins.tile_end, starts + block, side='right').astype(jnp.int32)
+  # Where a tile has more chunks than a block the result is wrong, but the loop must end.
+  return starts, jnp.maximum(after, jnp.arange(1, after.size + 1))
+
+
 def evaluated_pairs(num_chunks: int) -> int:
   """Weights that a rendering evaluates for so many chunks in use: whole blocks, padding and all."""
   return -(-int(num_chunks) // BLOCK) * BLOCK * CHUNK * _PIXELS
+
+
+def evaluated_pairs_of_whole_tiles(bins: Bins, block: int = BLOCK) -> int:
+  """Weights that `mean_error` evaluates: blocks that hold whole tiles are not quite full."""
+  tile, blocks, (_, after) = 0, 0, _whole_tiles(bins, block)
+  after = np.asarray(after)
+  while tile < after.size:
+    tile, blocks = int(after[tile]), blocks + 1
+  return blocks * block * CHUNK * _PIXELS
 
 
 def own_share(axis: str | None) -> Share:
