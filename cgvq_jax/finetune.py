@@ -99,6 +99,7 @@ def through(method: Method) -> fit.ForwardFn:
     clusters = context.clusters
     effective = jax.tree.map(jnp.add, params.quantizers, jax.lax.stop_gradient(carry))
 
+    @jax.named_scope('quantize')
     def quantize(quantizer: Quantizer, quantizer_params: Params, rows):
       padded = split(rows, clusters)
       return jax.vmap(quantizer.quantize)(quantizer_params, padded, clusters.mask)

@@ -224,8 +224,9 @@ def _run_block(state, context, target, *, forward, loss, optimizer, steps, room:
     value, gradient = objective(gaussians, bins)
     value += penalty
     (gradient,) = pullback((gradient, jnp.ones_like(penalty)))
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
+    with jax.named_scope('update'):
+      updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+      params = optax.apply_updates(state.params, updates)
     state = FitState(params, carry, optimizer_state, state.step + 1)
     # What is not finite counts as long as the lists were complete; else the block is run again.
     wrong = jax.tree.map(lambda flag: flag & room.holds(needed), _nonfinite((value, gradient)))
@@ -256,6 +257,38 @@ def _raise_if_not_finite(wrong, first_step: int) -> None:
   raise FitError(f'not finite at step {first_step + at}: gradient of {where}')
 
 
+def _placed(state, context, target, forward):
+  """A block's arguments on every core, and a first guess at its room; checks the sizes."""
+  everywhere = NamedSharding(cores(), P())
+  target = jnp.asarray(target, jnp.float32)
+  state, context, target = jax.device_put((state, context, target), everywhere)
+  gaussians = jax.eval_shape(forward, state.params, state.carry, context).gaussians
+  height, width, channels = target.shape
+  validate(gaussians, height, width)
+  if channels != gaussians.num_channels:
+    raise ValueError(f'target: wanted {gaussians.num_channels} channels, got {channels}')
+  # Of each core's lists, which hold a share of the pairs.
+  size = cores().size
+  pairs = initial_capacity(-(-gaussians.num_gaussians // size), -(-height // size), width)
+  return (state, context, target), Room(pairs, BLOCK)
+
+
+def lower_block(
+  state: FitState,
+  target: Float[Array, 'H W C'],
+  *,
+  optimizer: optax.GradientTransformation,
+  loss: Loss = l2,
+  forward: ForwardFn = free,
+  context: Any = None,
+):
+  """The program of a first block of `run`, to be compiled and looked into, and its arguments."""
+  arguments, room = _placed(state, context, target, forward)
+  static = {'forward': forward, 'loss': loss, 'optimizer': optimizer}
+  lowered = _block_program().lower(*arguments, **static, steps=BLOCK_STEPS, room=room)
+  return lowered, arguments
+
+
 def run(
   state: FitState,
   target: Float[Array, 'H W C'],
@@ -272,17 +305,7 @@ def run(
   A run that was stopped after a block and goes on from its state gives the very same result.
   Raises FitError on NaN, ValueError on sizes that do not fit each other.
   """
-  everywhere = NamedSharding(cores(), P())
-  target = jax.device_put(jnp.asarray(target, jnp.float32), everywhere)
-  state, context = jax.device_put((state, context), everywhere)
-  gaussians = jax.eval_shape(forward, state.params, state.carry, context).gaussians
-  height, width, channels = target.shape
-  validate(gaussians, height, width)
-  if channels != gaussians.num_channels:
-    raise ValueError(f'target: wanted {gaussians.num_channels} channels, got {channels}')
-  # Of each core's lists, which hold a share of the pairs.
-  size = cores().size
-  room = Room(initial_capacity(-(-gaussians.num_gaussians // size), height // size, width), BLOCK)
+  (state, context, target), room = _placed(state, context, target, forward)
   done = int(state.step)
   while done < steps:
     block = min(BLOCK_STEPS, steps - done)

@@ -123,6 +123,39 @@ def test_only_the_calls_after_the_first_count(monkeypatch):
   assert benchmark._timed(lambda: jnp.zeros(())) == (100.0, list(laps[1:]))
 
 
+# --- profiling ---
+
+
+def test_an_operation_belongs_to_its_innermost_part():
+  text = """
+%fused (p: f32[2]) -> f32[2] {
+  ROOT %exp.1 = f32[2]{0} exponential(%p), metadata={op_name="jit(f)/binning/exp" stack_frame_id=1}
+}
+ENTRY %main (a: f32[2]) -> f32[2] {
+  %a = f32[2]{0} parameter(0)
+  %sort.7 = u32[9]{0} sort(%a), dimensions={0}, metadata={op_name="jit(f)/while/binning/sort/sort"}
+  %fusion.2 = f32[2]{0} fusion(%a), metadata={op_name="jit(f)/transpose(jvp(weights))/mul"}
+  %add.3 = f32[2]{0} add(%a, %a), metadata={op_name="jit(f)/add"}
+  ROOT %while.9 = (f32[2]) while(%a), body=%b, metadata={op_name="jit(f)/weights/while"}
+}
+"""
+  parts = benchmark._parts_of(text)
+  want = {'exp.1': 'binning', 'sort.7': 'sort', 'fusion.2': 'weights', 'add.3': 'other'}
+  assert parts == want  # a loop's time is that of its body
+
+
+@pytest.mark.usefixtures('tiny')
+def test_a_profile_tells_the_parts_of_a_step(capsys):
+  rows = benchmark.profile('tiny', ['fit', 'cgvq'])
+  for stage in ('fit', 'cgvq'):
+    told = {row['part']: row for row in rows if row['stage'] == stage}
+    assert {'binning', 'sort', 'weights', 'colors', 'gradients', 'moments', 'update'} <= told.keys()
+    assert ('quantize' in told) == (stage == 'cgvq')
+    assert sum(row['share'] for row in told.values()) == pytest.approx(1)
+    assert all(row['step_ms'] > 0 for row in told.values())
+  assert '| tiny | cgvq | quantize |' in capsys.readouterr().out
+
+
 # --- decoding ---
 
 

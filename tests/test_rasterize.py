@@ -330,6 +330,19 @@ def test_shares_list_each_pair_once_between_them(scene, size):
   assert sorted(listed) == sorted(listed_pairs(bin_small(scene.gaussians)))
 
 
+# With 20 and more bits of Gaussians a tile and a Gaussian no longer fit 32 bits together.
+@pytest.mark.parametrize('count', [1, 400, 1 << 20, 1 << 30])
+@pytest.mark.parametrize('num_tiles', [1, 70_000])
+def test_pairs_are_sorted_by_tile_and_keep_their_order(count, num_tiles):
+  rng = np.random.default_rng(0)
+  tile = rng.integers(0, num_tiles + 1, 5000).astype(np.int32)
+  gaussian = np.sort(rng.integers(0, count, 5000)).astype(np.int32)
+  order = np.argsort(tile, kind='stable')
+  got = tiles._sort_by_tile(jnp.asarray(tile), num_tiles, jnp.asarray(gaussian), count)
+  np.testing.assert_array_equal(got[0], tile[order])
+  np.testing.assert_array_equal(got[1], gaussian[order])
+
+
 # --- several devices ---
 
 

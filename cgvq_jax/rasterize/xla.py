@@ -106,6 +106,7 @@ def _dense_lists(num_gaussians: int, num_tiles: int) -> Lists:
   return lists
 
 
+@jax.named_scope('weights')
 def _block(table, ids, tile, columns, share):
   """Gathers a block: means about their tile's centre, whitenings, colours and weights."""
   rows = table[ids]  # [B, G, 5 + C]
@@ -119,6 +120,7 @@ def _block(table, ids, tile, columns, share):
   return mean, white, color, lax.optimization_barrier(weight)
 
 
+@jax.named_scope('colors')
 def _chunk_images(mean, white, color, weight):
   """What each chunk adds to its tile, [B, C, TILE^2]."""
   del mean, white
@@ -139,6 +141,7 @@ def _render_tiles(table, lists: Lists, num_blocks, share: Share, columns: int, n
   return lax.fori_loop(0, num_blocks, body, image)
 
 
+@jax.named_scope('gradients')
 def _pairs_gradient(mean, white, color, weight, pixels):
   """Gradient [B, G, 5 + C] of the table's rows, each through its own chunk, given the cotangent
   [B, C, TILE^2] of the chunks' tiles.
@@ -153,7 +156,8 @@ def _pairs_gradient(mean, white, color, weight, pixels):
   channels = pixels.shape[1]
   s = weight * sum(color[..., c, None] * pixels[:, None, c] for c in range(channels))
   s = lax.optimization_barrier(s)
-  moments = jnp.dot(s.reshape(-1, _PIXELS), _MONOMIALS.T, precision='highest')
+  with jax.named_scope('moments'):
+    moments = jnp.dot(s.reshape(-1, _PIXELS), _MONOMIALS.T, precision='highest')
   moments = moments.reshape(*s.shape[:2], 8)
   s0, sx, sy, sxx, sxy, syy, _, _ = jnp.moveaxis(moments, -1, 0)
   mx, my = mean[..., 0], mean[..., 1]
@@ -277,40 +281,44 @@ def mean_error(
   inside = jnp.pad(own_tiles(jnp.ones((height, width, 1)), share), pad) > 0
   columns = grid(height, width)[1]
 
+  @jax.named_scope('loss')
+  def error_and_cotangent(chunk_images, slot, first, end):
+    """Of the tiles first..end-1: their part of the value, and the cotangent of each chunk's."""
+    image = jnp.zeros((block, channels, _PIXELS))
+    image = image.at[slot].add(chunk_images, mode='drop', indices_are_sorted=True)
+    pixels = lax.dynamic_slice_in_dim(wanted, first, block)
+    counted = lax.dynamic_slice_in_dim(inside, first, block)
+    counted = counted & (jnp.arange(block) < end - first)[:, None, None]
+    share_of_each = jnp.where(counted, 1 / target.size, 0.0)
+    errors, pullback = jax.vjp(lambda image: error(image, pixels), image)
+    (cotangent,) = pullback(jnp.broadcast_to(share_of_each, image.shape))
+    value = jnp.sum(jnp.where(counted, errors * share_of_each, 0.0))
+    return value, lax.optimization_barrier(cotangent).at[slot].get(mode='clip')
+
   def value_and_gradient(gaussians: Gaussians, bins: Bins):
     table, pullback = jax.vjp(_table, gaussians)
-    place = jnp.arange(block)
     starts, after = _whole_tiles(bins, block)
     lists = _lists_at(bins, gaussians.num_gaussians, after.size, block)
 
     def body(carry):
-      first, gradient, value = carry
+      first, value, gradient = carry
       end = after[first]
-      used = place < bins.tile_end[end - 1] - starts[first]
+      used = jnp.arange(block) < bins.tile_end[end - 1] - starts[first]
       ids, tile = lists(starts[first])
       ids = jnp.where(used[:, None], ids, gaussians.num_gaussians)
-      slot = jnp.where(used, tile - first, block)
       pairs = _block(table, ids, tile, columns, share)
+      slot = jnp.where(used, tile - first, block)
+      part, cotangent = error_and_cotangent(_chunk_images(*pairs), slot, first, end)
+      rows = _pairs_gradient(*pairs, cotangent)
+      with jax.named_scope('scatter'):
+        gradient = gradient.at[ids].add(rows)
+      return end, value + part, gradient
 
-      image = (
-        jnp.zeros((block, channels, _PIXELS))
-        .at[slot]
-        .add(_chunk_images(*pairs), mode='drop', indices_are_sorted=True)
-      )
-      pixels = lax.dynamic_slice_in_dim(wanted, first, block)
-      counted = lax.dynamic_slice_in_dim(inside, first, block)
-      counted = counted & (place < end - first)[:, None, None]
-      errors, pull = jax.vjp(lambda image: error(image, pixels), image)
-      share_of_each = jnp.where(counted, 1 / target.size, 0.0)
-      (cotangent,) = pull(jnp.broadcast_to(share_of_each, image.shape))
-      value += jnp.sum(jnp.where(counted, errors * share_of_each, 0.0))
-      cotangent = lax.optimization_barrier(cotangent).at[slot].get(mode='clip')
-      gradient = gradient.at[ids].add(_pairs_gradient(*pairs, cotangent))
-      return end, gradient, value
-
-    carry = jnp.zeros((), jnp.int32), jnp.zeros_like(table), jnp.zeros(())
-    _, gradient, value = lax.while_loop(lambda carry: carry[0] < after.size, body, carry)
-    value, gradient = lax.psum((value, gradient), axis) if axis else (value, gradient)
+    carry = jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros_like(table)
+    _, value, gradient = lax.while_loop(lambda carry: carry[0] < after.size, body, carry)
+    if axis:
+      with jax.named_scope('exchange'):
+        value, gradient = lax.psum((value, gradient), axis)
     return value, pullback(gradient)[0]
 
   return value_and_gradient
