@@ -1,6 +1,6 @@
 """A Gaussian image codec in pure JAX: `import cgvq_jax as cg`."""
 
-from cgvq_jax import fit, images, initialize, losses, methods, metrics, quantize, rasterize
+from cgvq_jax import cores, fit, images, initialize, losses, methods, metrics, quantize, rasterize
 from cgvq_jax.bitstream.container import ContainerError
 from cgvq_jax.codec import Decoded, decode, encode, render
 from cgvq_jax.fit import FitError
@@ -14,6 +14,7 @@ __all__ = [
   'Method',
   'Quantized',
   'Quantizer',
+  'cores',
   'decode',
   'encode',
   'fit',

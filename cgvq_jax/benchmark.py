@@ -49,7 +49,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from cgvq_jax import codec, finetune, fit
+from cgvq_jax import codec, cores, finetune, fit
 from cgvq_jax.bitstream import container
 from cgvq_jax.cluster import cluster
 from cgvq_jax.geometry import CUTOFF, covariance
@@ -90,7 +90,7 @@ def _peak_memory_mb() -> float:
 
 def _on_cores(function: Callable[..., Any], out_specs: Any) -> Callable[..., Any]:
   """Jitted, on all the cores that a fit uses; arguments alike on all of them."""
-  mesh = fit.cores()
+  mesh = cores.mesh()
   program = jax.shard_map(function, mesh=mesh, in_specs=P(), out_specs=out_specs, check_vma=False)
   return jax.jit(program, compiler_options=xla.compiler_options())
 
@@ -110,7 +110,7 @@ def floor_seconds() -> float:
   program = _on_cores(loop, P('core'))
   x = jnp.linspace(-5.5, 0.0, _FLOOR_VALUES)
   _, seconds = _timed(lambda: program(x))
-  return min(seconds) / (_FLOOR_VALUES * _FLOOR_ROUNDS * fit.cores().size)
+  return min(seconds) / (_FLOOR_VALUES * _FLOOR_ROUNDS * cores.mesh().size)
 
 
 # --- rasterize ---
@@ -196,21 +196,19 @@ def _measure_xla(scene: Scene, target: Float[Array, 'H W C']) -> dict[str, Any]:
     objective = xla.mean_error(l2.error, target, axis='core', block=room.chunks)
     return objective(gaussians, own(bins))
 
-  capacity = tiles.initial_capacity(gaussians.num_gaussians, height, width)
+  # Room as a fit finds it.
+  room = fit.first_room(gaussians.num_gaussians, height, width)
   while True:
-    bin_program = _on_cores(partial(make_bins, capacity=capacity), P('core'))
+    bin_program = _on_cores(partial(make_bins, capacity=room.pairs), P('core'))
     bins = bin_program(gaussians)
-    most = int(jnp.max(bins.num_pairs))
-    exact = tiles.round_capacity(most)
-    if capacity == exact:
+    needed = fit.Room(bins.num_pairs, jax.vmap(lambda bins: bins.most_chunks)(bins))
+    needed = fit.Room(*(int(jnp.max(number)) for number in needed))
+    if room.holds(needed):
       break
-    capacity = exact  # a first guess may be far too large, and a step pays for what is unused
-  room = fit.Room(capacity, xla.BLOCK).grown(
-    fit.Room(most, int(jnp.max(jax.vmap(lambda b: b.most_chunks)(bins))))
-  )
+    room = room.grown(needed)
   forward = _on_cores(lambda g, bins: render(g, own(bins)), P())
   gradient = _on_cores(value_and_gradient, P())
-  each = [jax.tree.map(itemgetter(core), bins) for core in range(fit.cores().size)]
+  each = [jax.tree.map(itemgetter(core), bins) for core in range(cores.mesh().size)]
   return _measured(
     lambda: forward(gaussians, bins),
     lambda: gradient(gaussians, bins, target),
@@ -225,7 +223,7 @@ IMPLEMENTATIONS = {'reference': _measure_reference, 'xla': _measure_xla}
 
 def measure(scene_name: str, implementation: str) -> dict[str, Any]:
   """A row of the benchmark. Raises CannotRun, and ImageError where a photograph is missing."""
-  fit.use_all_cores()
+  cores.use_all()
   scene = SCENES[scene_name]()
   target = jax.random.uniform(jax.random.key(1), (scene.height, scene.width, 3))
   measured = IMPLEMENTATIONS[implementation](scene, target)
@@ -241,7 +239,7 @@ def measure(scene_name: str, implementation: str) -> dict[str, Any]:
     'floor_forward_ms': exponential_ms * measured['forward_pairs'],
     'floor_value_and_grad_ms': 2 * exponential_ms * measured['evaluated_pairs'],
     'peak_memory_mb': _peak_memory_mb(),
-    'device': f'{jax.devices()[0].device_kind} x {fit.cores().size}',
+    'device': f'{jax.devices()[0].device_kind} x {cores.mesh().size}',
   }
 
 
@@ -267,7 +265,7 @@ def rasterize(scenes: Sequence[str], implementations: Sequence[str]) -> list[dic
 
 
 def _prepare(scene: str) -> None:
-  fit.use_all_cores()
+  cores.use_all()
   SCENES[scene]()
 
 
@@ -355,7 +353,7 @@ def fit_steps() -> list[dict[str, Any]]:
       'compile_s': first_s,
       'step_ms': step_ms,
       'peak_memory_mb': _peak_memory_mb(),
-      'device': f'{jax.devices()[0].device_kind} x {fit.cores().size}',
+      'device': f'{jax.devices()[0].device_kind} x {cores.mesh().size}',
     }
     rows.append(row)
     print(
@@ -431,7 +429,7 @@ def profile(scene_name: str, stages: Sequence[str]) -> list[dict[str, Any]]:
       if name in parts:
         spent[parts[name]] += nanoseconds
     for part, nanoseconds in spent.most_common():
-      step_ms = nanoseconds / 1e6 / fit.BLOCK_STEPS / fit.cores().size
+      step_ms = nanoseconds / 1e6 / fit.BLOCK_STEPS / cores.mesh().size
       share = nanoseconds / spent.total()
       rows.append(
         {'scene': scene_name, 'stage': stage, 'part': part, 'step_ms': step_ms, 'share': share}
@@ -445,8 +443,10 @@ def profile(scene_name: str, stages: Sequence[str]) -> list[dict[str, Any]]:
 
 def _tile_pairs(gaussians: Gaussians, height: int, width: int) -> int:
   """Entries of the tile lists: what a rendering costs, whatever it shows."""
-  room = tiles.round_capacity(int(tiles.bounding_pairs(gaussians, height, width)))
-  return int(tiles.assign(gaussians, height, width, room)[-1])
+  room = tiles.initial_capacity(gaussians.num_gaussians, height, width)
+  while (needed := int(tiles.assign(gaussians, height, width, room)[-1])) > room:
+    room = tiles.round_capacity(needed)
+  return needed
 
 
 def decode(files: Sequence[Path], rounds: int = 25) -> list[dict[str, Any]]:
@@ -520,7 +520,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   command = add('decode', lambda a: decode(a.files), 'Files to pixels.')
   command.add_argument('files', type=Path, nargs='+', metavar='FILE')
   arguments = parser.parse_args(argv)
-  fit.use_all_cores()
+  cores.use_all()
   rows = arguments.run(arguments)
   if arguments.json:
     write_atomically(arguments.json, (json.dumps(rows, indent=1) + '\n').encode())

@@ -18,9 +18,9 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from cgvq_jax import codec, images, metrics
+from cgvq_jax import codec, cores, images, metrics
 from cgvq_jax.bitstream import container
-from cgvq_jax.fit import Progress, use_all_cores
+from cgvq_jax.fit import Progress
 from cgvq_jax.methods import METHODS
 from cgvq_jax.progress import Bars
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   except SystemExit as finished:  # argparse's own, after --help or a usage error
     return int(finished.code or 0)
   try:
-    use_all_cores()
+    cores.use_all()
     arguments.command(arguments)
     return 0
   except (UsageError, images.ImageError, container.ContainerError) as error:

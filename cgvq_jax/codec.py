@@ -147,7 +147,7 @@ def render(decoded: Decoded, scale: float = 1.0) -> Float[np.ndarray, 'H W C']:
     log_scale=jnp.log(wider) / 2,
     color=gaussians.color * share,
   )
-  return np.asarray(jnp.clip(rasterize(scaled, sides[0], sides[1]), 0.0, 1.0))
+  return np.clip(np.asarray(rasterize(scaled, sides[0], sides[1])), 0.0, 1.0)
 
 
 def _validate(

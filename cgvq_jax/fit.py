@@ -7,8 +7,6 @@ room is run again from its start with more, so no Gaussian is ever dropped.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -18,10 +16,11 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from cgvq_jax import cores
 from cgvq_jax.losses import Loss, MeanError, l2
 from cgvq_jax.rasterize.api import validate
 from cgvq_jax.rasterize.tiles import bin_gaussians, initial_capacity, round_capacity
@@ -122,37 +121,10 @@ def _nonfinite(tree: Any) -> Any:
   return jax.tree.map(lambda leaf: ~jnp.all(jnp.isfinite(leaf)), tree)
 
 
-# Every further core has less to do and more to gather: a photograph has some thirty rows of tiles.
-_MOST_CORES = 8
-
-
-def use_all_cores() -> None:
-  """Makes each core that this process may use, up to eight, a JAX device for `run` to share.
-
-  To be called before JAX does anything, as the commands do. A number that the user has set
-  (JAX_NUM_CPU_DEVICES) stays, and so does a JAX that runs already.
-  """
-  if jax.config.jax_num_cpu_devices < 1:  # pyright: ignore[reportAttributeAccessIssue]
-    with contextlib.suppress(RuntimeError):
-      usable = len(os.sched_getaffinity(0))
-      jax.config.update('jax_num_cpu_devices', min(usable, _MOST_CORES))
-
-
-@lru_cache
-def cores() -> Mesh:
-  """The devices that fit one image together: all cores that JAX counts, else one accelerator.
-
-  XLA gains next to nothing from a second core inside a loop; two CPU devices, each with half of
-  the blocks and its own cache, are clearly faster than one.
-  """
-  devices = jax.local_devices()
-  return Mesh(devices if devices[0].platform == 'cpu' else devices[:1], ('core',))
-
-
 @lru_cache
 def _block_program():
   # Made at the first call: which options apply is known once the backend is.
-  mesh = cores()
+  mesh = cores.mesh()
   axis = 'core' if mesh.size > 1 else None
 
   def program(state, context, target, **static):
@@ -186,6 +158,12 @@ class Room(NamedTuple):
     return Room(pairs, chunks)
 
 
+def first_room(num_gaussians: int, height: int, width: int) -> Room:
+  """A guess for each core's lists, which hold a share of the pairs."""
+  size = cores.mesh().size
+  return Room(initial_capacity(-(-num_gaussians // size), -(-height // size), width), BLOCK)
+
+
 # A block of more chunks (64 MiB of weights) is not worth it: two passes take bounded memory.
 _MOST_CHUNKS = 4096
 
@@ -200,6 +178,11 @@ def _value_and_gradient(loss: Loss, target, axis: str | None, chunks: int):
     return loss(rasterize_binned(gaussians, bins, height, width, axis=axis), target)
 
   return jax.value_and_grad(objective)
+
+
+@MeanError
+def _clamped_l2(image, target):
+  return (jnp.clip(image, 0.0, 1.0) - target) ** 2
 
 
 def _run_block(state, context, target, *, forward, loss, optimizer, steps, room: Room, axis):
@@ -236,8 +219,8 @@ def _run_block(state, context, target, *, forward, loss, optimizer, steps, room:
   (state, needed), (losses, wrong) = lax.scan(step, (state, nothing), length=steps)
   gaussians = forward(state.params, state.carry, context).gaussians
   bins, needed = make_bins(gaussians, needed)
-  image = jnp.clip(rasterize_binned(gaussians, bins, height, width, axis=axis), 0.0, 1.0)
-  psnr = -10 * jnp.log10(jnp.mean((image - target) ** 2))
+  mse, _ = _value_and_gradient(_clamped_l2, target, axis, room.chunks)(gaussians, bins)
+  psnr = -10 * jnp.log10(mse)
   if axis:
     needed, wrong = lax.pmax(needed, axis), lax.pmin(wrong, axis)
   return state, losses, wrong, psnr, needed
@@ -259,7 +242,7 @@ def _raise_if_not_finite(wrong, first_step: int) -> None:
 
 def _placed(state, context, target, forward):
   """A block's arguments on every core, and a first guess at its room; checks the sizes."""
-  everywhere = NamedSharding(cores(), P())
+  everywhere = NamedSharding(cores.mesh(), P())
   target = jnp.asarray(target, jnp.float32)
   state, context, target = jax.device_put((state, context, target), everywhere)
   gaussians = jax.eval_shape(forward, state.params, state.carry, context).gaussians
@@ -267,10 +250,7 @@ def _placed(state, context, target, forward):
   validate(gaussians, height, width)
   if channels != gaussians.num_channels:
     raise ValueError(f'target: wanted {gaussians.num_channels} channels, got {channels}')
-  # Of each core's lists, which hold a share of the pairs.
-  size = cores().size
-  pairs = initial_capacity(-(-gaussians.num_gaussians // size), -(-height // size), width)
-  return (state, context, target), Room(pairs, BLOCK)
+  return (state, context, target), first_room(gaussians.num_gaussians, height, width)
 
 
 def lower_block(

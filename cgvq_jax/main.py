@@ -28,9 +28,8 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cgvq_jax import dataset, images, losses
+from cgvq_jax import cores, dataset, images, losses
 from cgvq_jax.bitstream import container
-from cgvq_jax.fit import use_all_cores
 from cgvq_jax.methods import METHODS
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -47,7 +46,7 @@ class ConfigError(ValueError):
 def main(argv: Sequence[str]) -> int:
   """Runs the job of the flags; returns the exit code."""
   signal.signal(signal.SIGTERM, _interrupt)
-  use_all_cores()
+  cores.use_all()
   try:
     if len(argv) > 1:
       raise ConfigError(f'wanted flags only, got {argv[1]!r}')

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +9,7 @@ import optax
 import pytest
 import scenes
 
-from cgvq_jax import fit, initialize, losses
+from cgvq_jax import cores, fit, initialize, losses
 from cgvq_jax.rasterize import api, tiles
 from cgvq_jax.types import Gaussians
 
@@ -137,7 +132,7 @@ def test_steps_are_those_of_the_plain_definition():
 
 
 def test_one_device_and_several_agree(adam_run, monkeypatch):
-  several = fit.cores()
+  several = cores.mesh()
   assert several.size == jax.device_count() > 1
   first_devices = {device for leaf in jax.tree.leaves(adam_run[0]) for device in leaf.devices()}
   assert first_devices == {jax.devices()[0]}  # whoever takes the state on need not know of it
@@ -147,7 +142,7 @@ def test_one_device_and_several_agree(adam_run, monkeypatch):
   rates = Gaussians(mean_xy=300.0, log_scale=10.0, rotation=10.0, color=10.0)
   optimizer = fit.adam(rates, steps, preconditioner=optax.identity)
   want, _ = run(scene.gaussians, image, steps, optimizer)
-  monkeypatch.setattr(fit, 'cores', lambda: jax.sharding.Mesh(jax.devices()[:1], ('core',)))
+  monkeypatch.setattr(cores, 'mesh', lambda: jax.sharding.Mesh(jax.devices()[:1], ('core',)))
   fit._block_program.cache_clear()
   got, _ = run(scene.gaussians, image, steps, optimizer)
   fit._block_program.cache_clear()
@@ -190,7 +185,7 @@ grown = fit.Room.grown
 def test_overflow_runs_the_block_again_with_more_room(adam_run, start, target, monkeypatch):
   # Room for the lists of one core for the block's first step, but not for all that follow.
   def needed(gaussians):
-    shares = [tiles.Share(rank, fit.cores().size) for rank in range(fit.cores().size)]
+    shares = [tiles.Share(rank, cores.mesh().size) for rank in range(cores.mesh().size)]
     return max(int(tiles.bin_gaussians(gaussians, 96, 96, 8192, s).num_pairs) for s in shares)
 
   first, last = needed(start), needed(adam_run[1][0][0].params)
@@ -388,32 +383,3 @@ def test_impossible_gaussians_are_refused(target):
   for channels in ([0], [0, 1, 2, 2]):
     with pytest.raises(ValueError, match='target: wanted 3 channels'):
       fit.fit(gaussians, target[..., channels])
-
-
-# --- cores ---
-
-
-@pytest.mark.parametrize(('usable', 'wanted'), [(1, '1'), (3, '3'), (64, '8')])
-def test_each_usable_core_becomes_a_device_up_to_eight(usable, wanted):
-  program = (
-    'import os, jax\n'
-    f'os.sched_getaffinity = lambda pid: set(range({usable}))\n'
-    'from cgvq_jax import fit\n'
-    'fit.use_all_cores()\n'
-    'print(fit.cores().size)\n'
-    'fit.use_all_cores()  # too late to change anything, and no error\n'
-  )
-  assert in_new_process(program) == wanted
-
-
-def test_a_number_that_the_user_has_set_stays():
-  program = 'from cgvq_jax import fit\nfit.use_all_cores()\nprint(fit.cores().size)\n'
-  assert in_new_process(program, JAX_NUM_CPU_DEVICES='3') == '3'
-
-
-def in_new_process(program, **variables):
-  root = str(Path(fit.__file__).parents[1])
-  environment = os.environ | {'PYTHONPATH': root, 'JAX_PLATFORMS': 'cpu'} | variables
-  command = [sys.executable, '-c', program]
-  done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-  return done.stdout.strip()

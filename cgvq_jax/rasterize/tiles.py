@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from cgvq_jax.geometry import CUTOFF, CUTOFF_RADIUS, covariance
 from cgvq_jax.types import Gaussians
@@ -86,20 +86,6 @@ def initial_capacity(num_gaussians: int, height: int, width: int) -> int:
   e = 4 sqrt(pixels / N) px a side meets (1 + e / TILE)^2 tiles in the mean."""
   side = 4 * math.sqrt(height * width / num_gaussians)
   return round_capacity(math.ceil(1.15 * num_gaussians * (1 + side / TILE) ** 2))
-
-
-def bounding_pairs(gaussians: Gaussians, height: int, width: int) -> Float[Array, '']:
-  """A capacity that suffices, by bounding boxes; a float, since it may be huge."""
-  rows, columns = grid(height, width)
-  sigma = covariance(gaussians.log_scale, gaussians.rotation)
-  slack = _slack(gaussians.mean_xy, sigma)[:, None]
-  half = CUTOFF_RADIUS * jnp.sqrt(sigma[:, ::2]) + slack
-  low, high = gaussians.mean_xy - half, gaussians.mean_xy + half
-  _, num_columns = _span(low[:, 0], high[:, 0], columns)
-  _, num_rows = _span(low[:, 1], high[:, 1], rows)
-  pairs = jnp.sum((num_rows * num_columns).astype(jnp.float32))
-  # Rows are listed before columns, in a room of their own, and beside the image too.
-  return jnp.maximum(pairs, jnp.sum(num_rows.astype(jnp.float32)) / _ROOM_FOR_ROWS)
 
 
 def round_capacity(num_pairs: int) -> int:

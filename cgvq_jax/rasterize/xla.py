@@ -8,6 +8,7 @@ recomputes the weights instead of storing them, and gathers its sums by matrix p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache, partial
 
@@ -16,8 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from cgvq_jax import cores
 from cgvq_jax.geometry import CUTOFF, squared_distance, whitening
 from cgvq_jax.rasterize.tiles import (
   CHUNK,
@@ -26,9 +30,9 @@ from cgvq_jax.rasterize.tiles import (
   Bins,
   Share,
   bin_gaussians,
-  bounding_pairs,
   grid,
   initial_capacity,
+  round_capacity,
 )
 from cgvq_jax.types import Gaussians
 
@@ -200,9 +204,10 @@ def _on_lists(bins: Bins | None, num_gaussians: int, num_tiles: int, run):
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _tiles(table, bins: Bins | None, columns: int, num_tiles: int, axis: str | None):
+  """The tiles [T, C, TILE^2] of this device's share."""
+  del axis
   run = partial(_render_tiles, table, columns=columns, num_tiles=num_tiles)
-  tiles = _on_lists(bins, table.shape[0] - 1, num_tiles, run)
-  return lax.all_gather(tiles, axis) if axis else tiles[None]
+  return _on_lists(bins, table.shape[0] - 1, num_tiles, run)
 
 
 def _tiles_forward(table, bins, columns, num_tiles, axis):
@@ -211,14 +216,31 @@ def _tiles_forward(table, bins, columns, num_tiles, axis):
 
 def _tiles_backward(columns, num_tiles, axis, saved, cotangent):
   table, bins = saved
-  # Every device has the whole cotangent and needs its own tiles' of it.
-  own = cotangent[bins.share.rank] if axis else cotangent[0]
-  run = partial(_tiles_gradient, table, own, columns=columns)
+  run = partial(_tiles_gradient, table, cotangent, columns=columns)
   gradient = _on_lists(bins, table.shape[0] - 1, num_tiles, run)
   return lax.psum(gradient, axis) if axis else gradient, None
 
 
 _tiles.defvjp(_tiles_forward, _tiles_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gather(share, axis: str):
+  """The shares of all devices, on a leading axis."""
+  return lax.all_gather(share, axis)
+
+
+def _gather_forward(share, axis):
+  return _gather(share, axis), None
+
+
+def _gather_backward(axis, saved, cotangent):
+  # Every device has the same whole cotangent, which all_gather's own transpose would sum.
+  del saved
+  return (cotangent[lax.axis_index(axis)],)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
 
 
 def _table(gaussians: Gaussians) -> Float[Array, 'N1 D']:
@@ -243,11 +265,11 @@ def rasterize_binned(
   num_shares = lax.axis_size(axis) if axis else 1
   rows, columns = grid(height, width, num_shares)
   tiles: Array = _tiles(_table(gaussians), bins, columns, rows * columns, axis)  # pyright: ignore
-  channels = gaussians.num_channels
-  # [share, row, column, channel, y, x] to [row, share, y, column, x, channel]: rows interleave.
-  image = tiles.reshape(num_shares, rows, columns, channels, TILE, TILE)
-  image = image.transpose(1, 0, 4, 2, 5, 3)
-  return image.reshape(-1, columns * TILE, channels)[:height, :width]
+  # [row, column, channel, y, x] to [row, y, column, x, channel]: each device arranges its own.
+  image = tiles.reshape(rows, columns, -1, TILE, TILE).transpose(0, 3, 1, 4, 2)
+  if axis:
+    image = jnp.swapaxes(_gather(image, axis), 0, 1)  # rows interleave  # pyright: ignore
+  return image.reshape(-1, columns * TILE, gaussians.num_channels)[:height, :width]
 
 
 def own_tiles(image: Float[Array, 'H W C'], share: Share) -> Float[Array, 'T C P']:
@@ -356,25 +378,32 @@ def rasterize(
 ) -> Float[Array, 'H W C']:
   """Bins and renders; differentiable, and correct whatever the capacity.
 
-  The default capacity is a bound from the Gaussians, or inside `jax.jit`, where their values are
-  not known yet, a guess from the sizes. Lists that overflow it are not used: all pairs are
-  evaluated instead, slowly. Code that renders often bins once and calls `rasterize_binned`.
+  Where the lists overflow their capacity (by default a guess from the sizes), they are made again
+  with more room; inside `jax.jit`, where that cannot be, all pairs are evaluated instead, slowly.
+  Code that renders often bins once and calls `rasterize_binned`.
   """
-  traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(gaussians))
-  if capacity is None and traced:
-    capacity = initial_capacity(gaussians.num_gaussians, height, width)
-  elif capacity is None:
-    bound = int(_bounding_pairs(gaussians, height=height, width=width))
-    # Powers of two, so that similar sets share a program.
-    capacity = min(1 << max(bound, 1024).bit_length(), MAX_CAPACITY)
-  program = _nested_program if traced else _top_level_program()
-  return program(gaussians, height=height, width=width, capacity=capacity)
+  options: dict[str, int] = {'height': height, 'width': width}
+  if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(gaussians)):
+    capacity = capacity or initial_capacity(gaussians.num_gaussians, height, width)
+    return _nested_program(gaussians, capacity=capacity, **options)
+  mesh = cores.mesh()
+  count, rows = -(-gaussians.num_gaussians // mesh.size), -(-height // mesh.size)
+  capacity = capacity or initial_capacity(count, rows, width)
+  everywhere = jax.device_put(gaussians, NamedSharding(mesh, P()))
+  while capacity <= MAX_CAPACITY:
+    image, needed = _shared_program()(everywhere, capacity=capacity, **options)
+    if int(needed) <= capacity:
+      return image.addressable_data(0)
+    capacity = round_capacity(math.ceil(1.1 * int(needed)))
+  return _dense_program(gaussians, **options)
 
 
-_bounding_pairs = jax.jit(bounding_pairs, static_argnames=('height', 'width'))
+_STATIC = ('height', 'width', 'capacity')
+_dense_program = jax.jit(partial(rasterize_binned, bins=None), static_argnames=_STATIC[:2])
 
 
-def _rasterize(gaussians, *, height, width, capacity):
+@partial(jax.jit, static_argnames=_STATIC)
+def _nested_program(gaussians, *, height, width, capacity):
   bins = bin_gaussians(gaussians, height, width, capacity)
   return lax.cond(
     bins.overflowed,
@@ -384,12 +413,22 @@ def _rasterize(gaussians, *, height, width, capacity):
   )
 
 
-_STATIC = ('height', 'width', 'capacity')
-_nested_program = jax.jit(_rasterize, static_argnames=_STATIC)
-
-
 @lru_cache
-def _top_level_program():
+def _shared_program():
   # Made at the first call: which options apply is known once the backend is. JAX takes options for
   # a whole program only, so a rendering inside another function's jit goes by that one's.
-  return jax.jit(_rasterize, static_argnames=_STATIC, compiler_options=compiler_options())
+  mesh = cores.mesh()
+  axis = 'core' if mesh.size > 1 else None
+
+  def render(gaussians, *, height, width, capacity):
+    bins = bin_gaussians(gaussians, height, width, capacity, own_share(axis))
+    image = rasterize_binned(gaussians, bins, height, width, axis=axis)
+    return image, lax.pmax(bins.num_pairs, axis) if axis else bins.num_pairs
+
+  def program(gaussians, **static):
+    run = partial(render, **static)
+    if axis:
+      run = jax.shard_map(run, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
+    return run(gaussians)
+
+  return jax.jit(program, static_argnames=_STATIC, compiler_options=compiler_options())

@@ -1,0 +1,38 @@
+"""Which devices share an image: as many as there are cores, within reason."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cgvq_jax import cores
+
+
+@pytest.mark.parametrize(('usable', 'wanted'), [(1, '1'), (3, '3'), (64, '8')])
+def test_each_usable_core_becomes_a_device_up_to_eight(usable, wanted):
+  program = (
+    'import os, jax\n'
+    f'os.sched_getaffinity = lambda pid: set(range({usable}))\n'
+    'from cgvq_jax import cores\n'
+    'cores.use_all()\n'
+    'print(cores.mesh().size)\n'
+    'cores.use_all()  # too late to change anything, and no error\n'
+  )
+  assert in_new_process(program) == wanted
+
+
+def test_a_number_that_the_user_has_set_stays():
+  program = 'from cgvq_jax import cores\ncores.use_all()\nprint(cores.mesh().size)\n'
+  assert in_new_process(program, JAX_NUM_CPU_DEVICES='3') == '3'
+
+
+def in_new_process(program, **variables):
+  root = str(Path(cores.__file__).parents[1])
+  environment = os.environ | {'PYTHONPATH': root, 'JAX_PLATFORMS': 'cpu'} | variables
+  command = [sys.executable, '-c', program]
+  done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+  return done.stdout.strip()
