@@ -60,7 +60,8 @@ from cgvq_jax.rasterize import reference, tiles, xla
 from cgvq_jax.scenes import SCENES, Scene
 from cgvq_jax.types import Gaussians
 
-_REPEATS = 7
+_REPEATS = 15
+_EVERYWHERE = P()  # alike on all cores
 _MOST_REFERENCE_PAIRS = 1 << 25  # that the definition can hold in memory at once: half a GiB
 _FLOOR_VALUES = 1 << 14  # 64 KiB on each core, read and written
 _FLOOR_ROUNDS = 1000
@@ -88,10 +89,10 @@ def _peak_memory_mb() -> float:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _on_cores(function: Callable[..., Any], out_specs: Any) -> Callable[..., Any]:
-  """Jitted, on all the cores that a fit uses; arguments alike on all of them."""
-  mesh = cores.mesh()
-  program = jax.shard_map(function, mesh=mesh, in_specs=P(), out_specs=out_specs, check_vma=False)
+def _on_cores(function: Callable[..., Any], out_specs: Any, in_specs: Any = _EVERYWHERE):
+  """Jitted, on all the cores that a fit uses."""
+  options: dict[str, Any] = {'mesh': cores.mesh(), 'in_specs': in_specs, 'out_specs': out_specs}
+  program = jax.shard_map(function, check_vma=False, **options)
   return jax.jit(program, compiler_options=xla.compiler_options())
 
 
@@ -182,36 +183,45 @@ def _measure_reference(scene: Scene, target: Float[Array, 'H W C']) -> dict[str,
 
 def _measure_xla(scene: Scene, target: Float[Array, 'H W C']) -> dict[str, Any]:
   gaussians, height, width = scene
-  render = partial(xla.rasterize_binned, height=height, width=width, axis='core')
+  axis = 'core'
 
-  # Between programs the cores' lists stand side by side on a leading axis.
+  # Between programs what each core has of its own stands side by side on a leading axis.
+  def beside(tree):
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], tree)
+
+  def own(tree):
+    return jax.tree.map(lambda leaf: leaf[0], tree)
+
   def make_bins(gaussians, capacity):
-    bins = tiles.bin_gaussians(gaussians, height, width, capacity, xla.own_share('core'))
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], bins)
+    share = xla.own_share(axis)
+    return beside(tiles.bin_gaussians(gaussians, height, width, capacity, share))
 
-  def own(bins):
-    return jax.tree.map(lambda leaf: leaf[lax.axis_index('core')], bins)
+  def render(gaussians, bins):
+    return xla.rasterize_binned(gaussians, own(bins), height, width, axis=axis)
 
   def value_and_gradient(gaussians, bins, target):
-    objective = xla.mean_error(l2.error, target, axis='core', block=room.chunks)
-    return objective(gaussians, own(bins))
+    return xla.mean_error(l2.error, own(target), gaussians, own(bins), axis=axis)
+
+  def tile_target(target):
+    return beside(xla.tile_target(target, axis=axis, block=room.chunks))
 
   # Room as a fit finds it.
   room = fit.first_room(gaussians.num_gaussians, height, width)
   while True:
-    bin_program = _on_cores(partial(make_bins, capacity=room.pairs), P('core'))
+    bin_program = _on_cores(partial(make_bins, capacity=room.pairs), P(axis))
     bins = bin_program(gaussians)
     needed = fit.Room(bins.num_pairs, jax.vmap(lambda bins: bins.most_chunks)(bins))
     needed = fit.Room(*(int(jnp.max(number)) for number in needed))
     if room.holds(needed):
       break
     room = room.grown(needed)
-  forward = _on_cores(lambda g, bins: render(g, own(bins)), P())
-  gradient = _on_cores(value_and_gradient, P())
+  tiled = _on_cores(tile_target, P(axis))(target)
+  forward = _on_cores(render, P(), (P(), P(axis)))
+  gradient = _on_cores(value_and_gradient, P(), (P(), P(axis), P(axis)))
   each = [jax.tree.map(itemgetter(core), bins) for core in range(cores.mesh().size)]
   return _measured(
     lambda: forward(gaussians, bins),
-    lambda: gradient(gaussians, bins, target),
+    lambda: gradient(gaussians, bins, tiled),
     lambda: bin_program(gaussians),
     forward_pairs=sum(xla.evaluated_pairs(bins.num_chunks) for bins in each),
     evaluated_pairs=sum(xla.evaluated_pairs_of_whole_tiles(bins, room.chunks) for bins in each),

@@ -30,6 +30,7 @@ from cgvq_jax.rasterize.xla import (
   mean_error,
   own_share,
   rasterize_binned,
+  tile_target,
 )
 from cgvq_jax.types import Gaussians
 
@@ -171,7 +172,8 @@ _MOST_CHUNKS = 4096
 def _value_and_gradient(loss: Loss, target, axis: str | None, chunks: int):
   """(gaussians, bins) -> the loss and its gradient by the Gaussians."""
   if isinstance(loss, MeanError) and chunks <= _MOST_CHUNKS:
-    return mean_error(loss.error, target, axis=axis, block=chunks)
+    tiled = tile_target(target, axis=axis, block=chunks)
+    return partial(mean_error, loss.error, tiled, axis=axis)
   height, width, _ = target.shape
 
   def objective(gaussians, bins):

@@ -15,11 +15,12 @@ from functools import lru_cache, partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jax import lax
 from jax.core import Tracer
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from cgvq_jax import cores
 from cgvq_jax.geometry import CUTOFF, squared_distance, whitening
@@ -282,68 +283,84 @@ def own_tiles(image: Float[Array, 'H W C'], share: Share) -> Float[Array, 'T C P
   return image.transpose(0, 2, 4, 1, 3).reshape(rows * columns, channels, _PIXELS)
 
 
+@struct.dataclass
+class Target:
+  """The tiles of a share of a target image, for `mean_error`; `block` more follow, all outside."""
+
+  pixels: Float[Array, 'T C P']
+  inside: Bool[Array, 'T 1 P']
+  height: int = struct.field(pytree_node=False)  # px, of the image
+  width: int = struct.field(pytree_node=False)
+  block: int = struct.field(pytree_node=False)  # chunks that `mean_error` evaluates at a time
+
+
+def tile_target(
+  target: Float[Array, 'H W C'], *, axis: str | None = None, block: int = BLOCK
+) -> Target:
+  """Done once for many calls of `mean_error`."""
+  height, width, _ = target.shape
+  share, pad = own_share(axis), ((0, block), (0, 0), (0, 0))
+  pixels = jnp.pad(own_tiles(target, share), pad)
+  inside = jnp.pad(own_tiles(jnp.ones((height, width, 1)), share), pad) > 0
+  return Target(pixels, inside, height, width, block)
+
+
 def mean_error(
   error: Callable[[Array, Array], Array],
-  target: Float[Array, 'H W C'],
+  target: Target,
+  gaussians: Gaussians,
+  bins: Bins,
   *,
   axis: str | None = None,
-  block: int = BLOCK,
-) -> Callable[[Gaussians, Bins], tuple[Float[Array, ''], Gaussians]]:
-  """The mean of error(image, target) over all samples, and its gradient, for Gaussians and bins.
+) -> tuple[Float[Array, ''], Gaussians]:
+  """The mean of error(image, target) over all samples, and its gradient by the Gaussians.
 
   `error` works sample by sample. So a tile's cotangent is known as soon as its own pixels are, and
   the weights that rendered it pull it back while they are still in cache: half the exponentials,
-  and no image between. A block takes as many whole tiles as have at most `block` chunks; no tile
-  may have more (`bins.most_chunks`). `axis` as for `rasterize_binned`.
+  and no image between. A block takes as many whole tiles as have at most `target.block` chunks; no
+  tile may have more (`bins.most_chunks`). `axis` as for `rasterize_binned`.
   """
-  height, width, channels = target.shape
-  share = own_share(axis)
-  pad = ((0, block), (0, 0), (0, 0))
-  wanted = jnp.pad(own_tiles(target, share), pad)
-  inside = jnp.pad(own_tiles(jnp.ones((height, width, 1)), share), pad) > 0
-  columns = grid(height, width)[1]
+  block, channels = target.block, target.pixels.shape[1]
+  samples = target.height * target.width * channels
+  columns = grid(target.height, target.width)[1]
+  table, pullback = jax.vjp(_table, gaussians)
+  starts, after = _whole_tiles(bins, block)
+  lists = _lists_at(bins, gaussians.num_gaussians, after.size, block)
 
   @jax.named_scope('loss')
   def error_and_cotangent(chunk_images, slot, first, end):
     """Of the tiles first..end-1: their part of the value, and the cotangent of each chunk's."""
     image = jnp.zeros((block, channels, _PIXELS))
     image = image.at[slot].add(chunk_images, mode='drop', indices_are_sorted=True)
-    pixels = lax.dynamic_slice_in_dim(wanted, first, block)
-    counted = lax.dynamic_slice_in_dim(inside, first, block)
+    pixels = lax.dynamic_slice_in_dim(target.pixels, first, block)
+    counted = lax.dynamic_slice_in_dim(target.inside, first, block)
     counted = counted & (jnp.arange(block) < end - first)[:, None, None]
-    share_of_each = jnp.where(counted, 1 / target.size, 0.0)
+    share_of_each = jnp.where(counted, 1 / samples, 0.0)
     errors, pullback = jax.vjp(lambda image: error(image, pixels), image)
     (cotangent,) = pullback(jnp.broadcast_to(share_of_each, image.shape))
     value = jnp.sum(jnp.where(counted, errors * share_of_each, 0.0))
     return value, lax.optimization_barrier(cotangent).at[slot].get(mode='clip')
 
-  def value_and_gradient(gaussians: Gaussians, bins: Bins):
-    table, pullback = jax.vjp(_table, gaussians)
-    starts, after = _whole_tiles(bins, block)
-    lists = _lists_at(bins, gaussians.num_gaussians, after.size, block)
+  def body(carry):
+    first, value, gradient = carry
+    end = after[first]
+    used = jnp.arange(block) < bins.tile_end[end - 1] - starts[first]
+    ids, tile = lists(starts[first])
+    ids = jnp.where(used[:, None], ids, gaussians.num_gaussians)
+    pairs = _block(table, ids, tile, columns, bins.share)
+    slot = jnp.where(used, tile - first, block)
+    part, cotangent = error_and_cotangent(_chunk_images(*pairs), slot, first, end)
+    rows = _pairs_gradient(*pairs, cotangent)
+    with jax.named_scope('scatter'):
+      gradient = gradient.at[ids].add(rows)
+    return end, value + part, gradient
 
-    def body(carry):
-      first, value, gradient = carry
-      end = after[first]
-      used = jnp.arange(block) < bins.tile_end[end - 1] - starts[first]
-      ids, tile = lists(starts[first])
-      ids = jnp.where(used[:, None], ids, gaussians.num_gaussians)
-      pairs = _block(table, ids, tile, columns, share)
-      slot = jnp.where(used, tile - first, block)
-      part, cotangent = error_and_cotangent(_chunk_images(*pairs), slot, first, end)
-      rows = _pairs_gradient(*pairs, cotangent)
-      with jax.named_scope('scatter'):
-        gradient = gradient.at[ids].add(rows)
-      return end, value + part, gradient
-
-    carry = jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros_like(table)
-    _, value, gradient = lax.while_loop(lambda carry: carry[0] < after.size, body, carry)
-    if axis:
-      with jax.named_scope('exchange'):
-        value, gradient = lax.psum((value, gradient), axis)
-    return value, pullback(gradient)[0]
-
-  return value_and_gradient
+  carry = jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros_like(table)
+  _, value, gradient = lax.while_loop(lambda carry: carry[0] < after.size, body, carry)
+  if axis:
+    with jax.named_scope('exchange'):
+      value, gradient = lax.psum((value, gradient), axis)
+  return value, pullback(gradient)[0]
 
 
 def _whole_tiles(bins: Bins, block: int):
