@@ -89,4 +89,6 @@ SCENES: dict[str, Callable[[], Scene]] = {
   **{name: partial(random, *sizes) for name, sizes in _SIZES.items()},
   **{f'{i}-{n}': partial(fitted, i, count) for i in _KODAK for n, count in _COUNTS.items()},
   'sample-10k': partial(fitted, 'sample', 10_000),
+  'largest': partial(random, 500_000, 8192, 8192),
 }
+USUAL = [name for name in SCENES if name != 'largest']

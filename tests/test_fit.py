@@ -253,6 +253,21 @@ def test_what_incomplete_lists_break_is_not_held_against_the_fit(monkeypatch):
   assert state.step == 2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('side', [1, 64])
+def test_half_a_million_gaussians_on_few_pixels(side):
+  keys = jax.random.split(jax.random.key(0), 3)
+  start = Gaussians(
+    mean_xy=side * jax.random.uniform(keys[0], (500_000, 2)),
+    log_scale=jnp.zeros((500_000, 2)),
+    rotation=jax.random.uniform(keys[1], (500_000,)),
+    color=1e-4 * jax.random.normal(keys[2], (500_000, 3)),
+  )
+  state, blocks = run(start, jnp.full((side, side, 3), 0.5), 2)
+  assert state.step == 2 and np.isfinite(blocks[0][1].loss)
+  assert np.all(np.isfinite(state.params.mean_xy))
+
+
 # --- not finite ---
 
 
