@@ -25,7 +25,7 @@ from cgvq_jax.geometry import CUTOFF, CUTOFF_RADIUS
 from cgvq_jax.rasterize import api, tiles, xla
 from cgvq_jax.types import Gaussians
 
-IMPLEMENTATIONS = ['xla']  # pytest.param(name, marks=pytest.mark.gpu) where it needs a GPU
+IMPLEMENTATIONS = ['xla', 'pallas_interpret', pytest.param('pallas', marks=pytest.mark.gpu)]
 EVERYTHING = ['reference', *IMPLEMENTATIONS]
 ATTRIBUTES = ('mean_xy', 'log_scale', 'rotation', 'color')
 

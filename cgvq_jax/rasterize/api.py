@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from jaxtyping import Array, Float
 
-from cgvq_jax.rasterize import reference, xla
+from cgvq_jax.rasterize import pallas, reference, xla
 from cgvq_jax.types import Gaussians
 
 _IMPLEMENTATIONS: dict[str, Callable] = {
   'reference': reference.rasterize,
   'xla': xla.rasterize,
+  'pallas': pallas.rasterize,  # an NVIDIA GPU's
+  'pallas_interpret': partial(pallas.rasterize, run=pallas.INTERPRETER),  # anywhere, to check them
 }
 
 MAX_SIDE = 65_535  # px

@@ -244,7 +244,7 @@ def _gather_backward(axis, saved, cotangent):
 _gather.defvjp(_gather_forward, _gather_backward)
 
 
-def _table(gaussians: Gaussians) -> Float[Array, 'N1 D']:
+def gaussian_table(gaussians: Gaussians) -> Float[Array, 'N1 D']:
   """Rows [mean, whitening, color] and a last one of weight 0 everywhere, for unused places."""
   white = whitening(gaussians.log_scale, gaussians.rotation)
   rows = jnp.concatenate([gaussians.mean_xy, white, gaussians.color], axis=-1)
@@ -265,7 +265,7 @@ def rasterize_binned(
   """
   num_shares = lax.axis_size(axis) if axis else 1
   rows, columns = grid(height, width, num_shares)
-  tiles: Array = _tiles(_table(gaussians), bins, columns, rows * columns, axis)  # pyright: ignore
+  tiles: Array = _tiles(gaussian_table(gaussians), bins, columns, rows * columns, axis)  # pyright: ignore
   # [row, column, channel, y, x] to [row, y, column, x, channel]: each device arranges its own.
   image = tiles.reshape(rows, columns, -1, TILE, TILE).transpose(0, 3, 1, 4, 2)
   if axis:
@@ -323,7 +323,7 @@ def mean_error(
   block, channels = target.block, target.pixels.shape[1]
   samples = target.height * target.width * channels
   columns = grid(target.height, target.width)[1]
-  table, pullback = jax.vjp(_table, gaussians)
+  table, pullback = jax.vjp(gaussian_table, gaussians)
   starts, after = _whole_tiles(bins, block)
   lists = _lists_at(bins, gaussians.num_gaussians, after.size, block)
 
