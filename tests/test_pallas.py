@@ -18,7 +18,8 @@ def gpu():
   """Later versions of JAX want to know the device that they lower for."""
   if jax.__version_info__ < (0, 11):
     return contextlib.nullcontext()
-  device = jax.sharding.AbstractDevice(device_kind='NVIDIA H100 80GB HBM3', num_cores=None, platform='gpu')
+  kind = 'NVIDIA H100 80GB HBM3'
+  device = jax.sharding.AbstractDevice(device_kind=kind, num_cores=None, platform='gpu')
   types = (jax.sharding.AxisType.Auto,)
   mesh = jax.sharding.AbstractMesh((1,), ('x',), axis_types=types, abstract_device=device)
   return jax.sharding.use_abstract_mesh(mesh)
