@@ -492,6 +492,21 @@ def test_as_many_rows_as_pairs_get_room():
   assert not bins.overflowed and 2900 <= bins.num_pairs < 1.2 * 3000
 
 
+@pytest.mark.parametrize(
+  ('count', 'height', 'width', 'capacity'),
+  # 2.4e9 rows of tiles; 6.6e5 rows, for which there is room, of 3,875 tiles each.
+  [(600_000, 65_000, 16, 1024), (170, 62_000, 62_000, 2_000_000)],
+)
+def test_more_pairs_than_an_integer_holds_are_too_many(count, height, width, capacity):
+  gaussians = Gaussians(
+    mean_xy=jnp.full((count, 2), 8.0),
+    log_scale=jnp.full((count, 2), 12.0),
+    rotation=jnp.zeros(count),
+    color=jnp.ones((count, 1)),
+  )
+  assert int(tiles.assign(gaussians, height, width, capacity)[-1]) > xla.MAX_CAPACITY
+
+
 def test_the_covering_scene_overflows_a_guessed_capacity():
   # So that the shared suite has a scene whose lists do not fit.
   gaussians, height, width = scenes.covering()

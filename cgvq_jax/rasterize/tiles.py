@@ -23,6 +23,7 @@ CHUNK = 16  # Gaussians; shorter chunks waste fewer evaluations but copy more of
 
 # Most Gaussians meet several tiles in a row: of a capacity in pairs, what their rows may take.
 _ROOM_FOR_ROWS = 5 / 8
+_BEYOND = 1 << 29  # what is counted as so many is too many to list; twice that is still an int32
 
 
 @struct.dataclass
@@ -102,6 +103,11 @@ def _expand(counts: Int[Array, 'M'], capacity: int):
   return jnp.minimum(owner, counts.size - 1), ends
 
 
+def _total(counts: Int[Array, 'M'], ends: Int[Array, 'M']) -> Int[Array, '']:
+  """The sum of the counts; of those whose sum is beyond int32, a number beyond any room."""
+  return jnp.where(jnp.sum(counts.astype(jnp.float32)) > _BEYOND, _BEYOND, ends[-1])
+
+
 def _span(low, high, num_tiles: int):
   """First tile and number of tiles whose pixel centres meet [low, high] (px), within the image."""
   # Clipped before the cast: a float beyond int32 has no defined integer.
@@ -164,8 +170,9 @@ def assign(
   first_row = (first_row - share.rank + share.size - 1) // share.size
 
   room = math.ceil(_ROOM_FOR_ROWS * capacity)
-  owner, ends = _expand(end_row - first_row, room)
-  total_rows = ends[-1]
+  num_rows = end_row - first_row
+  owner, ends = _expand(num_rows, room)
+  total_rows = _total(num_rows, ends)
   # The first of an item's places stands for its first row, the next for the next.
   row = (end_row - ends)[owner] + jnp.arange(room)
   low, high = _row_extents(
@@ -180,7 +187,8 @@ def assign(
   num_tiles = math.prod(grid(height, width, share.size))
   tile = jnp.where(jnp.arange(capacity) < ends[-1], tile, num_tiles)
   # A truncated row list truncates the pairs unseen; how many there are is then a guess.
-  needed = jnp.where(total_rows > room, jnp.maximum(2 * total_rows, capacity + 1), ends[-1])
+  guess = jnp.maximum(2 * total_rows, capacity + 1)
+  needed = jnp.where(total_rows > room, guess, _total(num_columns, ends))
   return tile, owner[slice_], needed
 
 
