@@ -337,6 +337,14 @@ def test_sound_files_of_wrong_shapes_are_noticed(data, rewrite, message):
     cg.decode(rewrite(data))
 
 
+def test_a_rendering_is_in_0_to_1():
+  color = jnp.array([[2.0, -2.0, 0.5]])
+  gaussians = cg.Gaussians(jnp.array([[8.0, 8.0]]), jnp.ones((1, 2)), jnp.zeros(1), color)
+  image = cg.render(cg.Decoded(gaussians, 16, 16, np.zeros(1, np.int32)))
+  assert image[..., 0].max() == 1 and image[..., 1].max() == image[..., 1].min() == 0
+  assert 0.4 < image[..., 2].max() < 0.5
+
+
 @pytest.mark.parametrize('log_scale', [-60, 60])
 def test_extreme_scales_render_finite_pixels(data, log_scale):
   def with_scales(offset):

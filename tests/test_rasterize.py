@@ -331,8 +331,9 @@ def test_shares_list_each_pair_once_between_them(scene, size):
 @pytest.mark.parametrize('num_tiles', [1, 70_000])
 def test_pairs_are_sorted_by_tile_and_keep_their_order(count, num_tiles):
   rng = np.random.default_rng(0)
-  tile = rng.integers(0, num_tiles + 1, 5000).astype(np.int32)
-  gaussian = np.sort(rng.integers(0, count, 5000)).astype(np.int32)
+  # Nor do 70,000 tiles (17 bits) and places (18), so that it takes two digits.
+  tile = rng.integers(0, num_tiles + 1, 140_000).astype(np.int32)
+  gaussian = np.sort(rng.integers(0, count, tile.size)).astype(np.int32)
   order = np.argsort(tile, kind='stable')
   got = tiles._sort_by_tile(jnp.asarray(tile), num_tiles, jnp.asarray(gaussian), count)
   np.testing.assert_array_equal(got[0], tile[order])
@@ -429,6 +430,28 @@ def test_mean_error_is_that_of_the_whole_image(scene, axis, block):
     whole = np.asarray(getattr(want_gradient, attribute))
     atol = GRADIENT_TOLERANCE['tiny'] * np.abs(whole).max()
     np.testing.assert_allclose(getattr(gradient, attribute), whole, atol=atol)
+
+
+def test_tiles_without_gaussians_are_part_of_the_mean():
+  # More tiles than a block has places, nearly all of them empty.
+  scene = scenes.one_gaussian()
+  target = target_of(scene)
+  want, want_gradient = whole_image(scene.gaussians, target)
+  got, gradient, wrong = tile_by_tile(3, None)(scene.gaussians, target)
+  assert not wrong and got == pytest.approx(float(want), rel=1e-5)
+  np.testing.assert_allclose(gradient.color, want_gradient.color, atol=1e-6)
+
+
+def test_pixels_beyond_the_border_have_no_derivative():
+  scene = scenes.odd_size_gray()
+  target = jnp.asarray(target_of(scene))
+
+  def root(image, target):  # no derivative where they are equal, as they are beyond the border
+    return jnp.sqrt((image - target) ** 2)
+
+  bins = tiles.bin_gaussians(scene.gaussians, scene.height, scene.width, BIN_CAPACITY)
+  _, gradient = xla.mean_error(root, xla.tile_target(target), scene.gaussians, bins)
+  assert all(np.all(np.isfinite(getattr(gradient, a))) for a in ATTRIBUTES)
 
 
 def test_a_tile_that_outgrows_a_block_is_seen():

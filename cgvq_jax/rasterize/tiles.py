@@ -187,8 +187,7 @@ def assign(
   num_tiles = math.prod(grid(height, width, share.size))
   tile = jnp.where(jnp.arange(capacity) < ends[-1], tile, num_tiles)
   # A truncated row list truncates the pairs unseen; how many there are is then a guess.
-  guess = jnp.maximum(2 * total_rows, capacity + 1)
-  needed = jnp.where(total_rows > room, guess, _total(num_columns, ends))
+  needed = jnp.where(total_rows > room, 2 * total_rows, _total(num_columns, ends))
   return tile, owner[slice_], needed
 
 

@@ -339,15 +339,18 @@ def mean_error(
     errors, pullback = jax.vjp(lambda image: error(image, pixels), image)
     (cotangent,) = pullback(jnp.broadcast_to(share_of_each, image.shape))
     value = jnp.sum(jnp.where(counted, errors * share_of_each, 0.0))
-    return value, lax.optimization_barrier(cotangent).at[slot].get(mode='clip')
+    # An error may have no finite derivative where there is no sample.
+    cotangent = lax.optimization_barrier(jnp.where(counted, cotangent, 0.0))
+    return value, cotangent.at[slot].get(mode='clip')
 
   def body(carry):
     first, value, gradient = carry
     end = after[first]
     used = jnp.arange(block) < bins.tile_end[end - 1] - starts[first]
     ids, tile = lists(starts[first])
-    ids = jnp.where(used[:, None], ids, gaussians.num_gaussians)
     pairs = _block(table, ids, tile, columns, bins.share)
+    # What follows the last whole tile is dropped here and has a cotangent of 0: fewer tiles than
+    # `block` leave its last slot empty, which is the one that a place beyond it is clipped to.
     slot = jnp.where(used, tile - first, block)
     part, cotangent = error_and_cotangent(_chunk_images(*pairs), slot, first, end)
     rows = _pairs_gradient(*pairs, cotangent)
