@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 # Every further core has less to do and more to gather: a photograph has some thirty rows of tiles.
 _MOST = 8
@@ -34,3 +37,15 @@ def mesh() -> Mesh:
   """
   devices = jax.local_devices()
   return Mesh(devices if devices[0].platform == 'cpu' else devices[:1], ('core',))
+
+
+def together(function: Callable[..., Any]) -> Callable[..., Any]:
+  """`function(*arguments, axis=...)`, to be jitted: by every device, with the same arguments.
+
+  `axis` is the name over which they exchange what they have, so that all come to the same result,
+  or None where there is one device only.
+  """
+  if mesh().size == 1:
+    return partial(function, axis=None)
+  run = partial(function, axis='core')
+  return jax.shard_map(run, mesh=mesh(), in_specs=P(), out_specs=P(), check_vma=False)

@@ -125,16 +125,10 @@ def _nonfinite(tree: Any) -> Any:
 @lru_cache
 def _block_program():
   # Made at the first call: which options apply is known once the backend is.
-  mesh = cores.mesh()
-  axis = 'core' if mesh.size > 1 else None
-
   def program(state, context, target, **static):
-    run = partial(_run_block, axis=axis, **static)
-    if axis:
-      # Each device bins and renders its share of the image and does all the rest: what is small is
-      # done sooner than sent. All get the same image and gradient, so their states stay equal.
-      run = jax.shard_map(run, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
-    return run(state, context, target)
+    # Each device bins and renders its share of the image and does all the rest: what is small is
+    # done sooner than sent. All get the same gradient, so their states stay equal.
+    return cores.together(partial(_run_block, **static))(state, context, target)
 
   static = ('forward', 'loss', 'optimizer', 'steps', 'room')
   return jax.jit(program, static_argnames=static, compiler_options=compiler_options())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scenes as small_scenes
 
-from cgvq_jax import benchmark, scenes
+from cgvq_jax import benchmark, profiling, scenes
 from cgvq_jax.bitstream import container
 from cgvq_jax.geometry import CUTOFF, squared_distance, whitening
 from cgvq_jax.rasterize import tiles
@@ -22,6 +22,7 @@ TINY = {'tiny': lambda: scenes.random(60, 40, 56)}
 @pytest.fixture
 def tiny(monkeypatch):
   monkeypatch.setattr(benchmark, 'SCENES', TINY)
+  monkeypatch.setattr(profiling, 'SCENES', TINY)
 
 
 # --- scenes ---
@@ -139,14 +140,14 @@ ENTRY %main (a: f32[2]) -> f32[2] {
   ROOT %while.9 = (f32[2]) while(%a), body=%b, metadata={op_name="jit(f)/weights/while"}
 }
 """
-  parts = benchmark._parts_of(text)
+  parts = profiling.parts_of(text)
   want = {'exp.1': 'binning', 'sort.7': 'sort', 'fusion.2': 'weights', 'add.3': 'other'}
   assert parts == want  # a loop's time is that of its body
 
 
 @pytest.mark.usefixtures('tiny')
 def test_a_profile_tells_the_parts_of_a_step(capsys):
-  rows = benchmark.profile('tiny', ['fit', 'cgvq'])
+  rows = profiling.profile('tiny', ['fit', 'cgvq'])
   for stage in ('fit', 'cgvq'):
     told = {row['part']: row for row in rows if row['stage'] == stage}
     assert {'binning', 'sort', 'weights', 'colors', 'gradients', 'moments', 'update'} <= told.keys()

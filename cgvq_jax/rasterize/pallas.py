@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from cgvq_jax.geometry import CUTOFF, squared_distance
 from cgvq_jax.rasterize.tiles import TILE, Bins, bin_gaussians, grid, initial_capacity
-from cgvq_jax.rasterize.xla import gaussian_table, rasterize_binned
+from cgvq_jax.rasterize.xla import arranged, gaussian_table, rasterize_binned
 from cgvq_jax.types import Gaussians
 
 _PIXELS = TILE * TILE
@@ -171,12 +171,12 @@ _TRITON, INTERPRETER = triton_runner(), triton_runner(interpret=True)
 @partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def _program(gaussians: Any, height: int, width: int, capacity: int, run: Runner):
   bins = bin_gaussians(gaussians, height, width, capacity)
-  rows, columns = grid(height, width)
+  _, columns = grid(height, width)
 
   def by_kernels(gaussians):
     tiles: Array = _tiles(gaussian_table(gaussians), bins, columns, run)  # pyright: ignore
-    image = tiles.reshape(rows, columns, -1, TILE, TILE).transpose(0, 3, 1, 4, 2)
-    return image.reshape(rows * TILE, columns * TILE, -1)[:height, :width]
+    image = arranged(tiles, columns)
+    return image.reshape(-1, *image.shape[2:])[:height, :width]
 
   def by_xla(gaussians):
     return rasterize_binned(gaussians, None, height, width)

@@ -254,6 +254,12 @@ def gaussian_table(gaussians: Gaussians) -> Float[Array, 'N1 D']:
   return jnp.concatenate([rows, nobody])
 
 
+def arranged(tiles: Float[Array, 'T C P'], columns: int) -> Float[Array, 'R Y X C']:
+  """The pixels of rows of tiles, in the order of an image: tile row, y, x, channel."""
+  image = tiles.reshape(-1, columns, tiles.shape[1], TILE, TILE).transpose(0, 3, 1, 4, 2)
+  return image.reshape(-1, TILE, columns * TILE, tiles.shape[1])
+
+
 def rasterize_binned(
   gaussians: Gaussians, bins: Bins | None, height: int, width: int, *, axis: str | None = None
 ) -> Float[Array, 'H W C']:
@@ -266,8 +272,7 @@ def rasterize_binned(
   num_shares = lax.axis_size(axis) if axis else 1
   rows, columns = grid(height, width, num_shares)
   tiles: Array = _tiles(gaussian_table(gaussians), bins, columns, rows * columns, axis)  # pyright: ignore
-  # [row, column, channel, y, x] to [row, y, column, x, channel]: each device arranges its own.
-  image = tiles.reshape(rows, columns, -1, TILE, TILE).transpose(0, 3, 1, 4, 2)
+  image = arranged(tiles, columns)
   if axis:
     image = jnp.swapaxes(_gather(image, axis), 0, 1)  # rows interleave  # pyright: ignore
   return image.reshape(-1, columns * TILE, gaussians.num_channels)[:height, :width]
@@ -437,18 +442,12 @@ def _nested_program(gaussians, *, height, width, capacity):
 def _shared_program():
   # Made at the first call: which options apply is known once the backend is. JAX takes options for
   # a whole program only, so a rendering inside another function's jit goes by that one's.
-  mesh = cores.mesh()
-  axis = 'core' if mesh.size > 1 else None
-
-  def render(gaussians, *, height, width, capacity):
+  def render(gaussians, *, height, width, capacity, axis):
     bins = bin_gaussians(gaussians, height, width, capacity, own_share(axis))
     image = rasterize_binned(gaussians, bins, height, width, axis=axis)
     return image, lax.pmax(bins.num_pairs, axis) if axis else bins.num_pairs
 
   def program(gaussians, **static):
-    run = partial(render, **static)
-    if axis:
-      run = jax.shard_map(run, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
-    return run(gaussians)
+    return cores.together(partial(render, **static))(gaussians)
 
   return jax.jit(program, static_argnames=_STATIC, compiler_options=compiler_options())
