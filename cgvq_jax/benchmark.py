@@ -52,7 +52,7 @@ from cgvq_jax.geometry import CUTOFF, covariance
 from cgvq_jax.images import ImageError, write_atomically
 from cgvq_jax.losses import l2
 from cgvq_jax.methods import METHODS
-from cgvq_jax.rasterize import reference, tiles, xla
+from cgvq_jax.rasterize import api, layout, reference, tiles, xla
 from cgvq_jax.scenes import SCENES, USUAL, Scene
 from cgvq_jax.types import Gaussians
 
@@ -89,7 +89,7 @@ def _on_cores(function: Callable[..., Any], out_specs: Any, in_specs: Any = _EVE
   """Jitted, on all the cores that a fit uses."""
   options: dict[str, Any] = {'mesh': cores.mesh(), 'in_specs': in_specs, 'out_specs': out_specs}
   program = jax.shard_map(function, check_vma=False, **options)
-  return jax.jit(program, compiler_options=xla.compiler_options())
+  return jax.jit(program, compiler_options=cores.compiler_options())
 
 
 def floor_seconds() -> float:
@@ -189,17 +189,17 @@ def _measure_xla(scene: Scene, target: Float[Array, 'H W C']) -> dict[str, Any]:
     return jax.tree.map(lambda leaf: leaf[0], tree)
 
   def make_bins(gaussians, capacity):
-    share = xla.own_share(axis)
+    share = tiles.own_share(axis)
     return beside(tiles.bin_gaussians(gaussians, height, width, capacity, share))
 
   def render(gaussians, bins):
-    return xla.rasterize_binned(gaussians, own(bins), height, width, axis=axis)
+    return api.rasterize_binned(gaussians, own(bins), height, width, axis=axis)
 
   def value_and_gradient(gaussians, bins, target):
-    return xla.mean_error(l2.error, own(target), gaussians, own(bins), axis=axis)
+    return api.mean_error(l2.error, own(target), gaussians, own(bins), axis=axis)
 
   def tile_target(target):
-    return beside(xla.tile_target(target, axis=axis, block=room.chunks))
+    return beside(layout.tile_target(target, axis=axis, block=room.chunks))
 
   # Room as a fit finds it.
   room = fit.first_room(gaussians.num_gaussians, height, width)

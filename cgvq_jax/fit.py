@@ -22,15 +22,16 @@ from jaxtyping import Array, Float, Int
 
 from cgvq_jax import cores
 from cgvq_jax.losses import Loss, MeanError, l2
-from cgvq_jax.rasterize.api import validate
-from cgvq_jax.rasterize.tiles import bin_gaussians, initial_capacity, round_capacity
-from cgvq_jax.rasterize.xla import (
+from cgvq_jax.rasterize import api
+from cgvq_jax.rasterize.layout import tile_target
+from cgvq_jax.rasterize.tiles import (
   BLOCK,
-  compiler_options,
-  mean_error,
+  TILE,
+  TileShape,
+  bin_gaussians,
+  initial_capacity,
   own_share,
-  rasterize_binned,
-  tile_target,
+  round_capacity,
 )
 from cgvq_jax.types import Gaussians
 
@@ -128,10 +129,10 @@ def _block_program():
   def program(state, context, target, **static):
     # Each device bins and renders its share of the image and does all the rest: what is small is
     # done sooner than sent. All get the same gradient, so their states stay equal.
-    return cores.together(partial(_run_block, **static))(state, context, target)
+    return cores.together(partial(block, **static))(state, context, target)
 
-  static = ('forward', 'loss', 'optimizer', 'steps', 'room')
-  return jax.jit(program, static_argnames=static, compiler_options=compiler_options())
+  static = ('forward', 'loss', 'optimizer', 'steps', 'room', 'implementation')
+  return jax.jit(program, static_argnames=static, compiler_options=cores.compiler_options())
 
 
 class Room(NamedTuple):
@@ -153,25 +154,26 @@ class Room(NamedTuple):
     return Room(pairs, chunks)
 
 
-def first_room(num_gaussians: int, height: int, width: int) -> Room:
+def first_room(num_gaussians: int, height: int, width: int, shape: TileShape = TILE) -> Room:
   """A guess for each core's lists, which hold a share of the pairs."""
   size = cores.mesh().size
-  return Room(initial_capacity(-(-num_gaussians // size), -(-height // size), width), BLOCK)
+  count, rows = -(-num_gaussians // size), -(-height // size)
+  return Room(initial_capacity(count, rows, width, shape), BLOCK)
 
 
 # A block of more chunks (64 MiB of weights) is not worth it: two passes take bounded memory.
 _MOST_CHUNKS = 4096
 
 
-def _value_and_gradient(loss: Loss, target, axis: str | None, chunks: int):
+def _value_and_gradient(loss: Loss, target, chunks: int, shape: TileShape, **how):
   """(gaussians, bins) -> the loss and its gradient by the Gaussians."""
   if isinstance(loss, MeanError) and chunks <= _MOST_CHUNKS:
-    tiled = tile_target(target, axis=axis, block=chunks)
-    return partial(mean_error, loss.error, tiled, axis=axis)
+    tiled = tile_target(target, axis=how['axis'], block=chunks, tile_shape=shape)
+    return partial(api.mean_error, loss.error, tiled, **how)
   height, width, _ = target.shape
 
   def objective(gaussians, bins):
-    return loss(rasterize_binned(gaussians, bins, height, width, axis=axis), target)
+    return loss(api.rasterize_binned(gaussians, bins, height, width, **how), target)
 
   return jax.value_and_grad(objective)
 
@@ -181,13 +183,41 @@ def _clamped_l2(image, target):
   return (jnp.clip(image, 0.0, 1.0) - target) ** 2
 
 
-def _run_block(state, context, target, *, forward, loss, optimizer, steps, room: Room, axis):
+class Block(NamedTuple):
+  """What a block of steps leaves behind. All but `needed` is void where it exceeds the room."""
+
+  state: FitState
+  losses: Float[Array, 'S']
+  wrong: Any  # of the loss and the gradient's leaves: at which steps they were not finite
+  psnr: Float[Array, '']  # of the clamped render after the block, dB
+  needed: Room
+
+
+def block(
+  state: FitState,
+  context: Any,
+  target: Float[Array, 'H W C'],
+  *,
+  forward: ForwardFn,
+  loss: Loss,
+  optimizer: optax.GradientTransformation,
+  steps: int,
+  room: Room,
+  implementation: str | None = None,
+  axis: str | None = None,
+) -> Block:
+  """`steps` steps from `state`, as a pure function: what `run` jits and repeats.
+
+  For those who want to jit it another way, such as over a batch of images by `jax.vmap`. Within a
+  `shard_map` over `axis` its devices share the image.
+  """
   height, width, _ = target.shape
-  share = own_share(axis)
-  objective = _value_and_gradient(loss, target, axis, room.chunks)
+  share, shape = own_share(axis), api.tile_shape(implementation)
+  how = {'axis': axis, 'implementation': implementation}
+  objective = _value_and_gradient(loss, target, room.chunks, shape, **how)
 
   def make_bins(gaussians, before: Room):
-    bins = bin_gaussians(gaussians, height, width, room.pairs, share)
+    bins = bin_gaussians(gaussians, height, width, room.pairs, share, shape)
     return bins, jax.tree.map(jnp.maximum, before, Room(bins.num_pairs, bins.most_chunks))
 
   def step(carried, _):
@@ -215,11 +245,11 @@ def _run_block(state, context, target, *, forward, loss, optimizer, steps, room:
   (state, needed), (losses, wrong) = lax.scan(step, (state, nothing), length=steps)
   gaussians = forward(state.params, state.carry, context).gaussians
   bins, needed = make_bins(gaussians, needed)
-  mse, _ = _value_and_gradient(_clamped_l2, target, axis, room.chunks)(gaussians, bins)
+  mse, _ = _value_and_gradient(_clamped_l2, target, room.chunks, shape, **how)(gaussians, bins)
   psnr = -10 * jnp.log10(mse)
   if axis:
     needed, wrong = lax.pmax(needed, axis), lax.pmin(wrong, axis)
-  return state, losses, wrong, psnr, needed
+  return Block(state, losses, wrong, psnr, needed)
 
 
 def _raise_if_not_finite(wrong, first_step: int) -> None:
@@ -236,17 +266,18 @@ def _raise_if_not_finite(wrong, first_step: int) -> None:
   raise FitError(f'not finite at step {first_step + at}: gradient of {where}')
 
 
-def _placed(state, context, target, forward):
+def _placed(state, context, target, forward, implementation):
   """A block's arguments on every core, and a first guess at its room; checks the sizes."""
   everywhere = NamedSharding(cores.mesh(), P())
   target = jnp.asarray(target, jnp.float32)
   state, context, target = jax.device_put((state, context, target), everywhere)
   gaussians = jax.eval_shape(forward, state.params, state.carry, context).gaussians
   height, width, channels = target.shape
-  validate(gaussians, height, width)
+  api.validate(gaussians, height, width)
   if channels != gaussians.num_channels:
     raise ValueError(f'target: wanted {gaussians.num_channels} channels, got {channels}')
-  return (state, context, target), first_room(gaussians.num_gaussians, height, width)
+  room = first_room(gaussians.num_gaussians, height, width, api.tile_shape(implementation))
+  return (state, context, target), room
 
 
 def lower_block(
@@ -257,10 +288,12 @@ def lower_block(
   loss: Loss = l2,
   forward: ForwardFn = free,
   context: Any = None,
+  implementation: str | None = None,
 ):
   """The program of a first block of `run`, to be compiled and looked into, and its arguments."""
-  arguments, room = _placed(state, context, target, forward)
-  static = {'forward': forward, 'loss': loss, 'optimizer': optimizer}
+  name = api.chosen(implementation, from_lists=True)
+  arguments, room = _placed(state, context, target, forward, name)
+  static = {'forward': forward, 'loss': loss, 'optimizer': optimizer, 'implementation': name}
   lowered = _block_program().lower(*arguments, **static, steps=BLOCK_STEPS, room=room)
   return lowered, arguments
 
@@ -275,34 +308,39 @@ def run(
   forward: ForwardFn = free,
   context: Any = None,
   on_block: Callable[[FitState, Progress], None] | None = None,
+  implementation: str | None = None,
 ) -> FitState:
   """Goes on from `state` until `steps` steps are done; calls `on_block` after every block.
 
   A run that was stopped after a block and goes on from its state gives the very same result.
-  Raises FitError on NaN, ValueError on sizes that do not fit each other.
+  `implementation` is the rasterizer's, as for `rasterize.api`. Raises FitError on NaN, ValueError
+  on sizes that do not fit each other and on an unknown implementation.
   """
-  (state, context, target), room = _placed(state, context, target, forward)
+  name = api.chosen(implementation, from_lists=True)
+  (state, context, target), room = _placed(state, context, target, forward, name)
   done = int(state.step)
   while done < steps:
-    block = min(BLOCK_STEPS, steps - done)
-    after, losses, wrong, psnr, needed = _block_program()(
+    count = min(BLOCK_STEPS, steps - done)
+    after = _block_program()(
       state,
       context,
       target,
       forward=forward,
       loss=loss,
       optimizer=optimizer,
-      steps=block,
+      steps=count,
       room=room,
+      implementation=name,
     )
-    _raise_if_not_finite(wrong, done)
-    needed = Room(*map(int, needed))
+    _raise_if_not_finite(after.wrong, done)
+    needed = Room(*map(int, after.needed))
     if not room.holds(needed):
       room = room.grown(needed)
       continue  # from the block's start
-    state, done = after, done + block
+    state, done = after.state, done + count
     if on_block:
-      on_block(_on_one_device(state), Progress(done, float(losses[-1]), float(psnr)))
+      progress = Progress(done, float(after.losses[-1]), float(after.psnr))
+      on_block(_on_one_device(state), progress)
   return _on_one_device(state)
 
 
@@ -319,9 +357,10 @@ def fit(
   loss: Loss = l2,
   optimizer: optax.GradientTransformation | None = None,
   on_block: Callable[[FitState, Progress], None] | None = None,
+  implementation: str | None = None,
 ) -> Gaussians:
   """Fits free Gaussians to an image in 0..1, [H, W, C]; raises FitError, ValueError."""
   optimizer = optimizer or adam(steps=steps)
   state = initial_state(gaussians, (), optimizer)
-  state = run(state, target, steps=steps, optimizer=optimizer, loss=loss, on_block=on_block)
-  return state.params
+  options = {'loss': loss, 'on_block': on_block, 'implementation': implementation}
+  return run(state, target, steps=steps, optimizer=optimizer, **options).params

@@ -16,7 +16,6 @@ from jaxtyping import Array, Float
 from cgvq_jax import cores, finetune, fit
 from cgvq_jax.cluster import cluster
 from cgvq_jax.methods import METHODS
-from cgvq_jax.rasterize import xla
 from cgvq_jax.scenes import SCENES, Scene
 
 # The innermost of these that an operation lies in is its part.
@@ -64,7 +63,7 @@ def profile(scene_name: str, stages: Sequence[str]) -> list[dict[str, Any]]:
   print(5 * '|---' + '|')
   for stage in stages:
     lowered, arguments = _stage(scene, target, stage)
-    program = lowered.compile(compiler_options=xla.compiler_options())
+    program = lowered.compile(compiler_options=cores.compiler_options())
     parts = parts_of(program.as_text())
     jax.block_until_ready(program(*arguments))
     with tempfile.TemporaryDirectory() as folder:

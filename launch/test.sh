@@ -6,6 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/setup.sh test
+source launch/compilers.sh
 
 ruff check .
 ruff format --check .

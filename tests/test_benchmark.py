@@ -77,7 +77,7 @@ def test_a_row_has_every_column(tiny, implementation):
     assert row['evaluated_pairs'] == 60 * 40 * 56
   else:
     assert row['binning_ms'] > 0
-    assert row['evaluated_pairs'] % (tiles.CHUNK * tiles.TILE**2) == 0
+    assert row['evaluated_pairs'] % (tiles.CHUNK * tiles.TILE.num_pixels) == 0
   assert row['floor_value_and_grad_ms'] == 2 * row['floor_forward_ms'] > 0
   assert row['device']
   json.dumps(row)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -228,7 +230,7 @@ def test_too_many_chunks_in_a_tile_are_rendered_in_two_passes(adam_run, start, t
     raise AssertionError('tile by tile')
 
   monkeypatch.setattr(fit, '_MOST_CHUNKS', 2)
-  monkeypatch.setattr(fit, 'mean_error', nothing)
+  monkeypatch.setattr(fit.api, 'mean_error', nothing)
   fit._block_program.cache_clear()  # or a program that is there already would run
   assert_like_before(run(start, target, fit.BLOCK_STEPS), adam_run)
   fit._block_program.cache_clear()
@@ -237,6 +239,40 @@ def test_too_many_chunks_in_a_tile_are_rendered_in_two_passes(adam_run, start, t
 def test_a_loss_of_samples_and_of_the_image_fit_alike(adam_run, start, target):
   whole = run(start, target, fit.BLOCK_STEPS, loss=lambda image, target: losses.l2(image, target))
   assert_like_before(whole, adam_run)
+
+
+@pytest.mark.parametrize('implementation', ['xla', 'pallas_interpret'])
+def test_any_rasterizer_fits_alike(adam_run, start, target, implementation):
+  state, blocks = run(start, target, fit.BLOCK_STEPS, implementation=implementation)
+  assert state.step == 50  # another order of sums, fifty large steps on
+  assert blocks[0][1].psnr == pytest.approx(adam_run[1][0][1].psnr, abs=0.2)
+
+
+@pytest.mark.parametrize('name', ['cuda', 'reference'])
+def test_a_fit_wants_a_rasterizer_that_works_from_lists(start, target, name, monkeypatch):
+  with pytest.raises(ValueError, match=f"implementation='{name}': wanted one of .*'xla'"):
+    fit.fit(start, target, steps=1, implementation=name)
+  monkeypatch.setenv('CGVQ_RASTERIZER', name)
+  with pytest.raises(ValueError, match=f"CGVQ_RASTERIZER={name}: wanted one of .*'xla'"):
+    fit.fit(start, target, steps=1)
+
+
+def test_blocks_of_a_batch_of_images_are_those_of_each(start, target):
+  optimizer = fit.adam(steps=50)
+  options = {'forward': fit.free, 'loss': losses.l2, 'optimizer': optimizer, 'steps': 3}
+  height, width, _ = target.shape
+  room = fit.first_room(start.num_gaussians, height, width)
+  room = room._replace(pairs=4 * room.pairs)  # one device has what several would share
+  block = functools.partial(fit.block, **options, room=room)
+  targets = jnp.stack([target, jnp.flip(target, 1)])
+  state = fit.initial_state(start, (), optimizer)
+  states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
+  together = jax.jit(jax.vmap(block, in_axes=(0, None, 0)))(states, None, targets)
+  for i in range(2):
+    alone = jax.jit(block)(state, None, targets[i])
+    assert alone.psnr > 15 and room.holds(fit.Room(*map(int, alone.needed)))
+    assert together.psnr[i] == pytest.approx(float(alone.psnr), abs=1e-3)
+    np.testing.assert_allclose(together.losses[i], alone.losses, rtol=1e-4)
 
 
 def test_what_incomplete_lists_break_is_not_held_against_the_fit(monkeypatch):

@@ -22,11 +22,23 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from cgvq_jax.geometry import CUTOFF, CUTOFF_RADIUS
-from cgvq_jax.rasterize import api, tiles, xla
+from cgvq_jax.rasterize import api, layout, tiles
 from cgvq_jax.types import Gaussians
 
-IMPLEMENTATIONS = ['xla', 'pallas_interpret', pytest.param('pallas', marks=pytest.mark.gpu)]
-EVERYTHING = ['reference', *IMPLEMENTATIONS]
+
+def on_this_machine(names):
+  """Marked where they need a GPU, or a later JAX."""
+  later = pytest.mark.skipif(jax.__version_info__ < (0, 11), reason='needs JAX 0.11')
+  for name in names:
+    gpu = name.startswith('pallas') and 'interpret' not in name
+    marks = [pytest.mark.gpu] if gpu else [later] if name == 'pallas_mosaic_interpret' else []
+    yield pytest.param(name, marks=marks)
+
+
+MAIN = ['xla', 'pallas_interpret', 'pallas', 'pallas_triton', 'pallas_mosaic']
+IMPLEMENTATIONS = list(on_this_machine(MAIN))
+# The others differ from these in one part each, so some scenes are enough.
+OTHERS = [name for name in api.implementations() if name not in ('reference', *MAIN)]
 ATTRIBUTES = ('mean_xy', 'log_scale', 'rotation', 'color')
 
 each_implementation = pytest.mark.parametrize('name', IMPLEMENTATIONS)
@@ -58,6 +70,11 @@ def image_and_gradient(name, scene):
   return program(name, scene.height, scene.width)(scene.gaussians, cotangent)
 
 
+@functools.lru_cache
+def of_scene(name, scene):
+  return image_and_gradient(name, scenes.SCENES[scene]())
+
+
 def image_of(name, scene):
   return np.asarray(image_and_gradient(name, scene)[0])
 
@@ -84,13 +101,7 @@ def written_out(scene):
 # --- values and gradients ---
 
 
-def test_the_suite_names_every_implementation():
-  assert {'reference', *(getattr(p, 'values', [p])[0] for p in IMPLEMENTATIONS)} == set(
-    api.implementations()
-  )
-
-
-@pytest.mark.parametrize('name', EVERYTHING)
+@pytest.mark.parametrize('name', ['reference', *IMPLEMENTATIONS])
 @pytest.mark.parametrize('scene', ['odd_size_gray', 'thin'])
 def test_value_is_the_definition_written_out(name, scene):
   scene = scenes.SCENES[scene]()
@@ -102,8 +113,7 @@ def test_value_is_the_definition_written_out(name, scene):
 @each_implementation
 @each_scene
 def test_value_matches_reference(name, scene):
-  want = image_of('reference', scenes.SCENES[scene]())
-  got = image_of(name, scenes.SCENES[scene]())
+  want, got = (np.asarray(of_scene(n, scene)[0]) for n in ('reference', name))
   assert got.shape == want.shape and got.dtype == np.float32
   assert np.abs(want).max() > 0.05 or scene == 'black'
   size = max(1, np.abs(want).max())
@@ -123,16 +133,44 @@ def test_value_outside_of_jit(name):
 @each_scene
 @pytest.mark.parametrize('attribute', ATTRIBUTES)
 def test_gradient_matches_reference(name, scene, attribute):
-  want, got = (
-    np.asarray(getattr(image_and_gradient(n, scenes.SCENES[scene]())[1], attribute))
-    for n in ('reference', name)
-  )
+  want, got = (np.asarray(getattr(of_scene(n, scene)[1], attribute)) for n in ('reference', name))
   largest = np.abs(want).max()
   assert largest > 0 or scene == 'black'
   np.testing.assert_allclose(got, want, atol=GRADIENT_TOLERANCE[scene] * largest)
 
 
-@pytest.mark.parametrize('name', EVERYTHING)
+@functools.lru_cache
+def listed_program(name, height, width, capacity=2048):
+  """`program` from lists that suffice: without what evaluates all pairs where they do not."""
+
+  def run(gaussians, cotangent):
+    bins = tiles.bin_gaussians(gaussians, height, width, capacity)
+    image, pullback = jax.vjp(
+      lambda g: api.rasterize_binned(g, bins, height, width, implementation=name), gaussians
+    )
+    return image, pullback(cotangent)[0], bins.overflowed
+
+  return jax.jit(run)
+
+
+@pytest.mark.parametrize('name', list(on_this_machine(OTHERS)))
+@pytest.mark.parametrize('scene', ['borders', 'thin', 'outside', 'one_row_with_alpha', 'crowded'])
+def test_variants_match_reference(name, scene):
+  image, gradient = of_scene('reference', scene)
+  gaussians, height, width = scenes.SCENES[scene]()
+  cotangent = np.random.default_rng(0).standard_normal(image.shape).astype(np.float32)
+  got, got_gradient, overflowed = listed_program(name, height, width)(gaussians, cotangent)
+  assert not overflowed
+  factor = 200 if name.endswith('_tf32') else 1  # ten bits of mantissa
+  size = max(1, np.abs(image).max())
+  np.testing.assert_allclose(got, image, atol=factor * VALUE_TOLERANCE * size)
+  for attribute in ATTRIBUTES:
+    want = np.asarray(getattr(gradient, attribute))
+    atol = factor * GRADIENT_TOLERANCE[scene] * np.abs(want).max()
+    np.testing.assert_allclose(getattr(got_gradient, attribute), want, atol=atol)
+
+
+@pytest.mark.parametrize('name', ['reference', *IMPLEMENTATIONS])
 def test_black_gaussians_make_no_image_but_may_learn_a_colour(name):
   image, gradient = image_and_gradient(name, scenes.black())
   for array in (image, gradient.mean_xy, gradient.log_scale, gradient.rotation):
@@ -140,7 +178,7 @@ def test_black_gaussians_make_no_image_but_may_learn_a_colour(name):
   assert np.all(np.abs(gradient.color).max(axis=-1) > 0)
 
 
-@pytest.mark.parametrize('name', EVERYTHING)
+@pytest.mark.parametrize('name', ['reference', *IMPLEMENTATIONS])
 def test_gaussians_outside_give_nothing_and_get_nothing(name):
   scene = scenes.outside()
   image, gradient = image_and_gradient(name, scene)
@@ -153,7 +191,7 @@ def test_gaussians_outside_give_nothing_and_get_nothing(name):
   np.testing.assert_array_equal(image, image_of(name, without))
 
 
-@pytest.mark.parametrize('name', EVERYTHING)
+@pytest.mark.parametrize('name', ['reference', *IMPLEMENTATIONS])
 def test_order_does_not_matter(name):
   scene = scenes.random()
   backwards = jax.tree.map(lambda a: a[::-1], scene.gaussians)
@@ -172,7 +210,7 @@ def lone(mean_xy, scale, rotation=0.0):
   return scene._replace(gaussians=Gaussians(**rows))
 
 
-@pytest.mark.parametrize('name', EVERYTHING)
+@pytest.mark.parametrize('name', ['reference', *IMPLEMENTATIONS])
 @pytest.mark.parametrize('center', [(20.5, 20.5), (15.5, 16.5), (0.5, 39.5)])
 def test_cutoff_is_the_ellipse_of_weight_one_in_255(name, center):
   # 8 px along the first axis, 3 px along the second: just inside, then just outside.
@@ -188,7 +226,7 @@ def test_cutoff_is_the_ellipse_of_weight_one_in_255(name, center):
     assert np.min(image[image > 0]) >= 0.999 / 255
 
 
-@pytest.mark.parametrize('name', EVERYTHING)
+@pytest.mark.parametrize('name', ['reference', *IMPLEMENTATIONS])
 @pytest.mark.parametrize('shift', [(5, 3), (16, 0), (-7, 9)])
 def test_image_does_not_know_where_tiles_begin(name, shift):
   scene = scenes.random()
@@ -223,7 +261,7 @@ def test_batches_by_vmap(name):
       np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
 
 
-@pytest.mark.parametrize('name', EVERYTHING)
+@pytest.mark.parametrize('name', ['reference', *IMPLEMENTATIONS])
 def test_second_call_compiles_nothing(name, caplog):
   one, other = scenes.random(), scenes.borders()
 
@@ -271,7 +309,7 @@ def needed_pairs(scene):
   across = (np.cos(rotation) * dy - np.sin(rotation) * dx) / np.exp(log_scale[:, 1])
   pixels_y, pixels_x, gaussian = np.nonzero(along**2 + across**2 <= 2 * CUTOFF)
   columns = tiles.grid(scene.height, scene.width)[1]
-  tile = pixels_y // tiles.TILE * columns + pixels_x // tiles.TILE
+  tile = pixels_y // tiles.TILE.height * columns + pixels_x // tiles.TILE.width
   return set(zip(tile.tolist(), gaussian.tolist(), strict=True))
 
 
@@ -349,10 +387,10 @@ def shared_program(height, width):
   mesh = Mesh(jax.devices(), ('core',))
 
   def run(gaussians, cotangent):
-    share = xla.own_share('core')
+    share = tiles.own_share('core')
     bins = tiles.bin_gaussians(gaussians, height, width, 4 * BIN_CAPACITY, share)
     image, pullback = jax.vjp(
-      lambda g: xla.rasterize_binned(g, bins, height, width, axis='core'), gaussians
+      lambda g: api.rasterize_binned(g, bins, height, width, axis='core'), gaussians
     )
     return image, pullback(cotangent)[0], lax.pmax(bins.overflowed, 'core')
 
@@ -398,10 +436,10 @@ def tile_by_tile(block, axis):
 
   def run(gaussians, target):
     height, width, _ = target.shape
-    share = xla.own_share(axis)
+    share = tiles.own_share(axis)
     bins = tiles.bin_gaussians(gaussians, height, width, 4 * BIN_CAPACITY, share)
-    tiled = xla.tile_target(target, axis=axis, block=block)
-    value, gradient = xla.mean_error(asymmetric, tiled, gaussians, bins, axis=axis)
+    tiled = layout.tile_target(target, axis=axis, block=block)
+    value, gradient = api.mean_error(asymmetric, tiled, gaussians, bins, axis=axis)
     wrong = bins.overflowed | (bins.most_chunks > block)
     return value, gradient, lax.pmax(wrong, axis) if axis else wrong
 
@@ -450,7 +488,7 @@ def test_pixels_beyond_the_border_have_no_derivative():
     return jnp.sqrt((image - target) ** 2)
 
   bins = tiles.bin_gaussians(scene.gaussians, scene.height, scene.width, BIN_CAPACITY)
-  _, gradient = xla.mean_error(root, xla.tile_target(target), scene.gaussians, bins)
+  _, gradient = api.mean_error(root, layout.tile_target(target), scene.gaussians, bins)
   assert all(np.all(np.isfinite(getattr(gradient, a))) for a in ATTRIBUTES)
 
 
@@ -463,7 +501,7 @@ def test_a_tile_that_outgrows_a_block_is_seen():
 def test_own_tiles_are_the_pixels_of_a_share():
   image = np.arange(40 * 50 * 3, dtype=np.float32).reshape(40, 50, 3)
   for rank in range(2):
-    got = np.asarray(xla.own_tiles(jnp.asarray(image), tiles.Share(rank, 2)))
+    got = np.asarray(layout.own_tiles(jnp.asarray(image), tiles.Share(rank, 2)))
     assert got.shape == (2 * 4, 3, 256)
     for row, column in ((0, 0), (0, 3), (1, 1)):
       whole = np.zeros((16, 16, 3), np.float32)
@@ -489,7 +527,8 @@ def test_overflow_is_seen_counted_and_mended(capacity):
   assert not grown.overflowed and grown.num_pairs == needed
 
 
-def test_no_gaussian_is_dropped_from_lists_without_room():
+@each_implementation
+def test_no_gaussian_is_dropped_from_lists_without_room(name):
   scene = scenes.random(scale=(3.0, 9.0))
   want, want_gradient = image_and_gradient('reference', scene)
   cotangent = np.random.default_rng(0).standard_normal(want.shape).astype(np.float32)
@@ -497,7 +536,10 @@ def test_no_gaussian_is_dropped_from_lists_without_room():
   @jax.jit
   def crammed(gaussians):
     image, pullback = jax.vjp(
-      lambda g: xla.rasterize(g, scene.height, scene.width, capacity=16), gaussians
+      lambda g: api.rasterize_within(
+        g, height=scene.height, width=scene.width, capacity=16, implementation=name
+      ),
+      gaussians,
     )
     return image, pullback(cotangent)[0]
 
@@ -527,7 +569,7 @@ def test_more_pairs_than_an_integer_holds_are_too_many(count, height, width, cap
     rotation=jnp.zeros(count),
     color=jnp.ones((count, 1)),
   )
-  assert int(tiles.assign(gaussians, height, width, capacity)[-1]) > xla.MAX_CAPACITY
+  assert int(tiles.assign(gaussians, height, width, capacity)[-1]) > api.MAX_CAPACITY
 
 
 def test_the_covering_scene_overflows_a_guessed_capacity():
@@ -575,6 +617,91 @@ def test_shapes_that_do_not_fit(attribute, shape):
 def test_no_gaussians():
   with pytest.raises(ValueError, match='wanted N >= 1'):
     api.rasterize(scenes.random(num_gaussians=0).gaussians, 8, 8)
+
+
+# --- choice ---
+
+
+def test_the_environment_names_an_implementation(monkeypatch):
+  scene = scenes.single_pixel()
+  want = np.asarray(api.rasterize(*scene))
+  monkeypatch.setenv('CGVQ_RASTERIZER', 'reference')
+  assert api.chosen() == 'reference' and api.chosen('xla') == 'xla'
+  np.testing.assert_allclose(api.rasterize(*scene), want, atol=1e-6)
+  monkeypatch.setenv('CGVQ_RASTERIZER', 'cuda')
+  with pytest.raises(ValueError, match=r"CGVQ_RASTERIZER=cuda: wanted one of .*'xla'"):
+    api.rasterize(*scene)
+  monkeypatch.setenv('CGVQ_RASTERIZER', '')
+  assert api.chosen() is None
+
+
+def test_the_choice_is_told_once(caplog):
+  scene = scenes.single_pixel()
+  api._tell.cache_clear()
+  with caplog.at_level(logging.INFO):
+    for _ in range(2):
+      api.rasterize(*scene)
+      api.rasterize(*scene, implementation='reference')
+  told = [message for message in caplog.messages if message.startswith('rasterizer')]
+  assert told == ['rasterizer: by platform (cpu: xla)', 'rasterizer: reference']
+
+
+def test_a_batch_whose_lists_suffice_evaluates_no_more_than_they_hold():
+  # Under vmap a condition that differs within the batch would evaluate both of its branches.
+  scene = scenes.random()
+  batch = jax.tree.map(lambda a: jnp.stack([a, a]), scene.gaussians)
+
+  def render(gaussians):
+    return api.rasterize(gaussians, scene.height, scene.width, implementation='xla')
+
+  def conditions(function, *arguments):
+    return str(jax.make_jaxpr(function)(*arguments)).count('cond[')
+
+  assert conditions(jax.vmap(render), batch) == conditions(render, scene.gaussians) == 1
+  assert conditions(jax.vmap(jax.vmap(render)), jax.tree.map(lambda a: a[None], batch)) == 1
+
+
+def test_one_overflow_in_a_batch_is_mended():
+  batch = [scenes.random(300), scenes.covering()]
+  gaussians = jax.tree.map(lambda *a: jnp.stack(a), *(s.gaussians for s in batch))
+  got = jax.jit(jax.vmap(lambda g: api.rasterize(g, scenes.HEIGHT, scenes.WIDTH)))(gaussians)
+  for i, scene in enumerate(batch):
+    want = image_of('reference', scene)
+    np.testing.assert_allclose(got[i], want, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize('name', ['xla', 'pallas_interpret', 'pallas_interpret_products'])
+@pytest.mark.parametrize('shape', [(8, 16), (32, 8)])
+def test_tiles_of_another_shape(name, shape):
+  gaussians, height, width = scenes.borders()
+  want, want_gradient = of_scene('reference', 'borders')
+  target = target_of(scenes.borders())
+  cotangent = np.random.default_rng(0).standard_normal(want.shape).astype(np.float32)
+
+  @jax.jit
+  def run(gaussians):
+    bins = tiles.bin_gaussians(
+      gaussians, height, width, 2 * BIN_CAPACITY, tile_shape=tiles.TileShape(*shape)
+    )
+    image, pullback = jax.vjp(
+      lambda g: api.rasterize_binned(g, bins, height, width, implementation=name), gaussians
+    )
+    tiled = layout.tile_target(target, tile_shape=bins.tile_shape)
+    error = api.mean_error(asymmetric, tiled, gaussians, bins, implementation=name)
+    return image, pullback(cotangent)[0], bins.overflowed, error
+
+  image, gradient, overflowed, (error, error_gradient) = run(gaussians)
+  assert not overflowed
+  np.testing.assert_allclose(image, want, atol=1e-5)
+  want_error, want_error_gradient = whole_image(gaussians, target)
+  assert error == pytest.approx(float(want_error), rel=1e-5)
+  for attribute in ATTRIBUTES:
+    for got, reference in ((gradient, want_gradient), (error_gradient, want_error_gradient)):
+      whole = np.asarray(getattr(reference, attribute))
+      np.testing.assert_allclose(getattr(got, attribute), whole, atol=1e-4 * np.abs(whole).max())
+
+
+# --- misuse ---
 
 
 def test_unknown_implementation():

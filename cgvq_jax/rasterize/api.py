@@ -1,29 +1,210 @@
-"""The one operation, by name: `rasterize(gaussians, height, width)`."""
+"""The one operation, by name: `rasterize(gaussians, height, width)`, and its parts for a fit.
+
+`implementation` names one of `implementations()`, which then runs or raises. None takes what the
+environment variable CGVQ_RASTERIZER names, and else leaves the choice to the platform that the
+program is lowered for: the Pallas kernels on an NVIDIA GPU, plain XLA anywhere else.
+"""
 
 from __future__ import annotations
 
+import logging
+import math
+import os
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
-from jaxtyping import Array, Float
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.core import Tracer
+from jax.custom_batching import custom_vmap
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float
 
+from cgvq_jax import cores
 from cgvq_jax.rasterize import pallas, reference, xla
+from cgvq_jax.rasterize.layout import (
+  Kernels,
+  Target,
+  arranged,
+  error_of_samples,
+  gaussian_table,
+)
+from cgvq_jax.rasterize.tiles import (
+  TILE,
+  Bins,
+  TileShape,
+  bin_gaussians,
+  initial_capacity,
+  own_share,
+  round_capacity,
+)
 from cgvq_jax.types import Gaussians
 
-_IMPLEMENTATIONS: dict[str, Callable] = {
-  'reference': reference.rasterize,
-  'xla': xla.rasterize,
-  'pallas': pallas.rasterize,  # an NVIDIA GPU's
-  'pallas_interpret': partial(pallas.rasterize, run=pallas.INTERPRETER),  # anywhere, to check them
+REFERENCE = 'reference'
+ALL_PAIRS = 'xla_all_pairs'  # right whatever the lists, and slow
+_KERNELS: dict[str, Kernels] = {
+  'xla': xla.KERNELS,
+  ALL_PAIRS: xla.WITHOUT_LISTS,
+  'pallas': pallas.KERNELS,  # the variant of the tuning table
+  **{f'pallas_{name}': kernels for name, kernels in pallas.VARIANTS.items()},
 }
 
 MAX_SIDE = 65_535  # px
 CHANNELS = (1, 3, 4)
+# Pairs listed at most (64 MiB of integers); beyond, every tile is nearly every Gaussian's anyway.
+MAX_CAPACITY = 1 << 24
+
+
+# --- choice ---
 
 
 def implementations() -> tuple[str, ...]:
   """Names that `rasterize(implementation=...)` takes."""
-  return tuple(_IMPLEMENTATIONS)
+  return REFERENCE, *_KERNELS
+
+
+def chosen(implementation: str | None = None, *, from_lists: bool = False) -> str | None:
+  """A name that is there, or None for the platform's; raises ValueError naming what it may be.
+
+  With `from_lists` it has to be one that works from tile lists, as all but the reference do."""
+  among = tuple(_KERNELS) if from_lists else implementations()
+  variable = os.environ.get('CGVQ_RASTERIZER')
+  name = implementation or variable or None
+  if name and name not in among:
+    got = f'{implementation=}' if implementation else f'CGVQ_RASTERIZER={variable}'
+    raise ValueError(f'{got}: wanted one of {sorted(among)}')
+  _tell(name or f'by platform ({jax.default_backend()}: {_by_platform()})')
+  return name
+
+
+def _by_platform() -> str:
+  return 'pallas' if jax.default_backend() == 'gpu' else 'xla'
+
+
+@lru_cache
+def _tell(choice: str) -> None:
+  logging.getLogger(__name__).info('rasterizer: %s', choice)  # cached, so once for each choice
+
+
+def tile_shape(implementation: str | None) -> TileShape:
+  """What the tuning table says for this device's kernels, where they are what will run."""
+  if (implementation or _by_platform()) == 'pallas':
+    return pallas.tuned().tile_shape
+  return TILE
+
+
+def _run(implementation: str | None, run: Callable, *arguments):
+  """run(kernels, *arguments) by the implementation's kernels, or by the platform's."""
+  if implementation:
+    return run(_KERNELS[implementation], *arguments)
+  return lax.platform_dependent(
+    *arguments, cuda=partial(run, pallas.KERNELS), default=partial(run, xla.KERNELS)
+  )
+
+
+# --- from given lists ---
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _tiles(table, bins: Bins, implementation: str | None, axis: str | None):
+  """The tiles [T, C, P] of this device's share."""
+  del axis
+  return _run(implementation, lambda kernels, *arguments: kernels.render(*arguments), table, bins)
+
+
+def _tiles_forward(table, bins, implementation, axis):
+  return _tiles(table, bins, implementation, axis), (table, bins)
+
+
+def _tiles_backward(implementation, axis, saved, cotangent):
+  def run(kernels, *arguments):
+    return kernels.pull_back(*arguments)
+
+  gradient = _run(implementation, run, *saved, cotangent)
+  return lax.psum(gradient, axis) if axis else gradient, None
+
+
+_tiles.defvjp(_tiles_forward, _tiles_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gather(share, axis: str):
+  """The shares of all devices, on a leading axis."""
+  return lax.all_gather(share, axis)
+
+
+def _gather_forward(share, axis):
+  return _gather(share, axis), None
+
+
+def _gather_backward(axis, saved, cotangent):
+  # Every device has the same whole cotangent, which all_gather's own transpose would sum.
+  del saved
+  return (cotangent[lax.axis_index(axis)],)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
+
+
+def rasterize_binned(
+  gaussians: Gaussians,
+  bins: Bins,
+  height: int,
+  width: int,
+  *,
+  axis: str | None = None,
+  implementation: str | None = None,
+) -> Float[Array, 'H W C']:
+  """The image from given tile lists, which must be complete: the caller checks `bins.overflowed`.
+
+  Inside a `shard_map` over `axis`, whose devices all have the same arguments but for the bins, made
+  with `own_share(axis)`, each renders its share, and all get the whole image and gradient.
+  """
+  tiles: Array = _tiles(gaussian_table(gaussians), bins, implementation, axis)  # pyright: ignore
+  image = arranged(tiles, bins.tile_shape, bins.columns)
+  if axis:
+    image = jnp.swapaxes(_gather(image, axis), 0, 1)  # rows interleave  # pyright: ignore
+  image = image.reshape(-1, *image.shape[-2:])
+  return image[:height, :width]
+
+
+def mean_error(
+  error: Callable[[Array, Array], Array],
+  target: Target,
+  gaussians: Gaussians,
+  bins: Bins,
+  *,
+  axis: str | None = None,
+  implementation: str | None = None,
+) -> tuple[Float[Array, ''], Gaussians]:
+  """The mean of error(image, target) over all samples, and its gradient by the Gaussians.
+
+  `error` works sample by sample, on arrays of any one shape; see `layout.tile_target` for the
+  target. No tile may have more chunks than `target.block`. `axis` as for `rasterize_binned`.
+  """
+  table, pullback = jax.vjp(gaussian_table, gaussians)
+
+  def run(kernels, target, table, bins):
+    return (kernels.mean_error or partial(_in_two_passes, kernels))(error, target, table, bins)
+
+  value, gradient = _run(implementation, run, target, table, bins)
+  if axis:
+    with jax.named_scope('exchange'):
+      value, gradient = lax.psum((value, gradient), axis)
+  return value, pullback(gradient)[0]
+
+
+def _in_two_passes(kernels: Kernels, error, target: Target, table, bins: Bins):
+  image = kernels.render(table, bins)
+  pixels, inside = target.pixels[: bins.num_tiles], target.inside[: bins.num_tiles]
+  with jax.named_scope('loss'):
+    value, cotangent = error_of_samples(error, image, pixels, inside, target.num_samples)
+  return value, kernels.pull_back(table, bins, cotangent)
+
+
+# --- from Gaussians alone ---
 
 
 def validate(gaussians: Gaussians, height: int, width: int) -> None:
@@ -44,11 +225,79 @@ def rasterize(
 ) -> Float[Array, 'H W C']:
   """I(p) = sum_i c_i exp(-q_i(p)), q_i <= ln 255 (see `reference`), unclamped; differentiable.
 
-  `implementation` names one of `implementations()`; None takes the fastest for the platform.
-  Raises ValueError on an unknown name or impossible sizes. May be called inside `jax.jit`.
+  Tile lists that outgrow their room are made again with more; inside `jax.jit`, where that cannot
+  be, all pairs are evaluated instead, slowly. Code that renders often bins once and calls
+  `rasterize_binned`. Raises ValueError on an unknown name or impossible sizes.
   """
-  name = implementation or 'xla'
-  if name not in _IMPLEMENTATIONS:
-    raise ValueError(f'{implementation=}: wanted one of {sorted(_IMPLEMENTATIONS)}')
+  name = chosen(implementation)
   validate(gaussians, height, width)
-  return _IMPLEMENTATIONS[name](gaussians, height, width)
+  if name == REFERENCE:
+    return reference.rasterize(gaussians, height, width)
+  size = {'height': height, 'width': width, 'implementation': name, 'shape': tile_shape(name)}
+  if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(gaussians)):
+    capacity = initial_capacity(gaussians.num_gaussians, height, width, size['shape'])
+    return rasterize_within(gaussians, capacity=capacity, **size)
+  mesh = cores.mesh()
+  count, rows = -(-gaussians.num_gaussians // mesh.size), -(-height // mesh.size)
+  capacity = initial_capacity(count, rows, width, size['shape'])
+  everywhere = jax.device_put(gaussians, NamedSharding(mesh, P()))
+  while capacity <= MAX_CAPACITY:
+    image, needed = _shared_program()(everywhere, capacity=capacity, **size)
+    if int(needed) <= capacity:
+      return image.addressable_data(0)
+    capacity = round_capacity(math.ceil(1.1 * int(needed)))
+  return rasterize_within(gaussians, capacity=1, **size | {'implementation': ALL_PAIRS})
+
+
+_STATIC = ('height', 'width', 'capacity', 'implementation', 'shape')
+
+
+@partial(jax.jit, static_argnames=_STATIC)
+def rasterize_within(
+  gaussians: Gaussians,
+  *,
+  height: int,
+  width: int,
+  capacity: int,
+  implementation: str | None = None,
+  shape: TileShape = TILE,
+) -> Float[Array, 'H W C']:
+  """By lists of a given capacity where they suffice, else by all pairs, slowly."""
+  bins = bin_gaussians(gaussians, height, width, capacity, tile_shape=shape)
+
+  def by(name):
+    return lambda g: rasterize_binned(g, bins, height, width, implementation=name)
+
+  if implementation == ALL_PAIRS:
+    return by(ALL_PAIRS)(gaussians)
+  overflowed = _of_any(bins.overflowed)
+  return lax.cond(overflowed, by(ALL_PAIRS), by(implementation), gaussians)
+
+
+@custom_vmap
+def _of_any(flag: Bool[Array, '']) -> Bool[Array, '']:
+  """Of a batch, whether any is true: a condition that stays one of the whole batch, where vmap
+  would evaluate both branches for all of it."""
+  return flag
+
+
+@_of_any.def_vmap
+def _of_any_batched(size, batched, flag):
+  del size
+  return (jnp.any(_of_any(flag), axis=0) if batched[0] else _of_any(flag)), False
+
+
+@lru_cache
+def _shared_program():
+  # Made at the first call: which options apply is known once the backend is. JAX takes options for
+  # a whole program only, so a rendering inside another function's jit goes by that one's.
+  def render(gaussians, *, height, width, capacity, implementation, shape, axis):
+    bins = bin_gaussians(gaussians, height, width, capacity, own_share(axis), shape)
+    options = {'axis': axis, 'implementation': implementation}
+    image = rasterize_binned(gaussians, bins, height, width, **options)
+    return image, lax.pmax(bins.num_pairs, axis) if axis else bins.num_pairs
+
+  def program(gaussians, **static):
+    return cores.together(partial(render, **static))(gaussians)
+
+  return jax.jit(program, static_argnames=_STATIC, compiler_options=cores.compiler_options())

@@ -1,184 +1,199 @@
 """GPU kernels: one program a tile, its pixels one vector, a loop over the tile's list.
 
-The lists, the rows of numbers and the definition are those of `xla`. Forward, a program sums its
-tile's colours in registers and writes them once. Backward, it writes one row of gradients for each
-pair of its list, and the rows are summed by Gaussian outside: a pair belongs to one program, so
-nothing is written twice and the result does not depend on the order in which programs run.
-
-The bodies keep to what both of Pallas's GPU backends lower: scalar reads, element-wise work on
-vectors of a power of two, sums to a scalar. So they are the same under Triton, Mosaic GPU and the
-interpreter, which runs them on any machine, slowly, to check them.
+How a program is written (`kernels`), by which of Pallas's backends it is run, and how the gradients
+of pairs become those of Gaussians are chosen apart; `VARIANTS` names the combinations that are
+worth a measurement, and `tuned` says which one a device gets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
-from cgvq_jax.geometry import CUTOFF, squared_distance
-from cgvq_jax.rasterize.tiles import TILE, Bins, bin_gaussians, grid, initial_capacity
-from cgvq_jax.rasterize.xla import arranged, gaussian_table, rasterize_binned
-from cgvq_jax.types import Gaussians
+from cgvq_jax.rasterize import kernels
+from cgvq_jax.rasterize.layout import Kernels, Table, Tiles
+from cgvq_jax.rasterize.tiles import TILE, Bins, TileShape
 
-_PIXELS = TILE * TILE
-_WARPS = 4  # threads / 32: two pixels a thread
+# --- runners ---
 
-# run(body, output, grid size, arguments): `body(program id, *refs)` once for each program.
-Runner = Callable[[Callable[..., None], jax.ShapeDtypeStruct, int, Sequence[Array]], Array]
+# run(name, body, output, number of programs, arguments): `body(program, *refs)` for each program;
+# with `zeroed` the output starts at 0, else as anything.
+Runner = Callable[..., Array]
 
 
-def triton_runner(*, interpret: bool = False) -> Runner:
-  """By Triton (compute capability 8.0 and later), or by the interpreter."""
+def triton_runner(*, warps: int = 4, interpret: bool = False) -> Runner:
+  """By Triton (compute capability 8.0 and later) with 32 threads a warp, or by the interpreter."""
 
-  def run(body, output, size, arguments):
-    anywhere = pl.BlockSpec(memory_space=pl.ANY)
+  def run(name: str, body, output, size: int, arguments: Sequence[Array], *, zeroed: bool = False):
+    zeros = [jnp.zeros(output.shape, output.dtype)] if zeroed else []
+    anywhere, count = pl.BlockSpec(memory_space=pl.ANY), len(arguments)
     call = pl.pallas_call(
-      lambda *refs: body(pl.program_id(0), *refs),
+      lambda *refs: body(pl.program_id(0), *refs[:count], refs[-1]),
       out_shape=output,
       grid=(size,),
-      in_specs=[anywhere] * len(arguments),
+      in_specs=[anywhere] * (count + len(zeros)),
       out_specs=anywhere,
-      compiler_params=triton.CompilerParams(num_warps=_WARPS, num_stages=1),
+      input_output_aliases={count: 0} if zeroed else {},
+      compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
       interpret=interpret,
+      name=name,
+    )
+    return call(*arguments, *zeros)
+
+  return run
+
+
+def mosaic_runner(*, interpret: bool = False) -> Runner:
+  """By Mosaic GPU (compute capability 9.0 and later; from JAX 0.11 on 8.0 too), 128 threads; or by
+  its own interpreter, which JAX has from 0.11 on."""
+
+  def run(name: str, body, output, size: int, arguments: Sequence[Array], *, zeroed: bool = False):
+    if zeroed:
+      raise NotImplementedError('Mosaic GPU kernels have no atomic sums')
+    from jax.experimental.pallas import mosaic_gpu  # a third of a second, for those who use it
+
+    semantics = mosaic_gpu.LoweringSemantics.Warpgroup
+    call = mosaic_gpu.kernel(
+      lambda *refs: body(lax.axis_index('program'), *refs),
+      out_type=output,
+      grid=(size,),
+      grid_names=('program',),
+      compiler_params=mosaic_gpu.CompilerParams(lowering_semantics=semantics),
+      interpret=mosaic_gpu.InterpretGPUParams() if interpret else None,  # pyright: ignore
+      kernel_name=name,
     )
     return call(*arguments)
 
   return run
 
 
-def _pixel_centers(tile, columns: int):
-  pixel = lax.broadcasted_iota(jnp.int32, (_PIXELS,), 0)
-  x = pixel % TILE + tile % columns * TILE
-  y = pixel // TILE + tile // columns * TILE
-  return x.astype(jnp.float32) + 0.5, y.astype(jnp.float32) + 0.5
+# --- the operation ---
 
 
-def _weight(table, n, x, y):
-  """Offsets of a tile's pixels from Gaussian n, its whitening, and its weights there."""
-  dx, dy = x - table[n, 0], y - table[n, 1]
-  white = table[n, 2], table[n, 3], table[n, 4]
-  q = squared_distance(white, dx, dy)
-  return dx, dy, white, jnp.where(q <= CUTOFF, jnp.exp(-q), 0.0)
+def _lists(bins: Bins) -> tuple[Array, Array, Array]:
+  corner = jnp.stack(bins.corner(jnp.arange(bins.num_tiles)), axis=-1) + 0.5
+  return bins.tile_start, corner, bins.pair_gaussian
 
 
-def _render_tile(tile, start, end, ids, table, image, *, columns: int):
-  """image[tile, c] = sum over the tile's list of color_c w."""
-  channels = image.shape[1]
-  x, y = _pixel_centers(tile, columns)
-
-  def add(k, sums):
-    n = ids[k]
-    *_, weight = _weight(table, n, x, y)
-    return tuple(s + weight * table[n, 5 + c] for c, s in enumerate(sums))
-
-  sums = lax.fori_loop(start[tile], end[tile], add, (jnp.zeros_like(x),) * channels)
-  for c in range(channels):
-    image[tile, jnp.int32(c)] = sums[c]
+def _render(table: Table, bins: Bins, *, run: Runner, body) -> Tiles:
+  channels, pixels = table.shape[-1] - 5, bins.tile_shape.num_pixels
+  output = jax.ShapeDtypeStruct((bins.num_tiles, channels, pixels), jnp.float32)
+  body = partial(body, shape=bins.tile_shape)
+  return run('render', body, output, bins.num_tiles, (*_lists(bins), table))
 
 
-def _pull_back_tile(tile, start, end, ids, table, cotangent, rows, *, columns: int):
-  """rows[k] = the gradient of pair k's mean, whitening and colour, through this tile alone.
-
-  With s = (sum_c color_c cotangent_c) w and u = a dx + b dy: d a = -2 sum s u dx,
-  d b = -2 sum s u dy, d c = -2 c sum s dy^2, d mean = 2 sum s (a u, b u + c^2 dy).
-  """
-  channels = cotangent.shape[1]
-  x, y = _pixel_centers(tile, columns)
-  wanted = [cotangent[tile, jnp.int32(c)] for c in range(channels)]
-
-  def pull(k, nothing):
-    n = ids[k]
-    dx, dy, (a, b, c), weight = _weight(table, n, x, y)
-    s = weight * sum(table[n, 5 + i] * wanted[i] for i in range(channels))
-    u, v = s * (a * dx + b * dy), s * dy
-    of_u, of_v = jnp.sum(u), jnp.sum(v)
-    row = [
-      2 * a * of_u,
-      2 * (b * of_u + c * c * of_v),
-      -2 * jnp.sum(u * dx),
-      -2 * jnp.sum(u * dy),
-      -2 * c * jnp.sum(v * dy),
-      *(jnp.sum(weight * wanted[i]) for i in range(channels)),
-    ]
-    for i, value in enumerate(row):
-      rows[k, jnp.int32(i)] = value
-    return nothing
-
-  lax.fori_loop(start[tile], end[tile], pull, jnp.int32(0))
-
-
-def _bounds(bins: Bins) -> tuple[Int[Array, 'T'], Int[Array, 'T']]:
-  """Where each tile's pairs start and end."""
-  first = jnp.concatenate([jnp.zeros(1, jnp.int32), bins.tile_end[:-1]])
-  last = bins.tile_end - 1
-  return bins.chunk_start[first], bins.chunk_start[last] + bins.chunk_size[last]
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _tiles(table, bins: Bins, columns: int, run: Runner):
-  num_tiles, channels = bins.tile_end.size, table.shape[1] - 5
-  output = jax.ShapeDtypeStruct((num_tiles, channels, _PIXELS), jnp.float32)
-  body = partial(_render_tile, columns=columns)
-  return run(body, output, num_tiles, (*_bounds(bins), bins.pair_gaussian, table))
-
-
-def _tiles_forward(table, bins, columns, run):
-  return _tiles(table, bins, columns, run), (table, bins)
-
-
-def _tiles_backward(columns, run, saved, cotangent):
-  table, bins = saved
-  num_pairs, capacity = bins.num_pairs, bins.pair_gaussian.size
-  output = jax.ShapeDtypeStruct((capacity, table.shape[1]), jnp.float32)
-  arguments = (*_bounds(bins), bins.pair_gaussian, table, cotangent)
-  rows = run(partial(_pull_back_tile, columns=columns), output, bins.tile_end.size, arguments)
+def _pull_back_by_rows(table: Table, bins: Bins, cotangent: Tiles, *, run: Runner, body) -> Table:
+  """A row of gradients for each pair, then their sums by Gaussian."""
+  output = jax.ShapeDtypeStruct((bins.pair_gaussian.size, table.shape[-1]), jnp.float32)
+  body = partial(body, shape=bins.tile_shape)
+  arguments = (*_lists(bins), table, cotangent)
+  rows = run('pull_back', body, output, bins.num_tiles, arguments)
   # Rows that no program wrote hold anything.
-  rows = jnp.where(jnp.arange(capacity)[:, None] < num_pairs, rows, 0.0)
-  return jnp.zeros_like(table).at[bins.pair_gaussian].add(rows), None
+  listed = jnp.arange(rows.shape[0]) < bins.tile_start[-1]
+  rows = jnp.where(listed[:, None], rows, 0.0)
+  with jax.named_scope('scatter'):
+    return jnp.zeros_like(table).at[bins.pair_gaussian].add(rows)
 
 
-_tiles.defvjp(_tiles_forward, _tiles_backward)
+def _pull_back_by_atomics(
+  table: Table, bins: Bins, cotangent: Tiles, *, run: Runner, body
+) -> Table:
+  """The programs add to the Gaussians' gradients: no rows, and another rounding every time."""
+  output = jax.ShapeDtypeStruct(table.shape, table.dtype)
+  body = partial(body, shape=bins.tile_shape)
+  arguments = (*_lists(bins), table, cotangent)
+  return run('pull_back', body, output, bins.num_tiles, arguments, zeroed=True)
 
 
-def rasterize(
-  gaussians: Gaussians,
-  height: int,
-  width: int,
-  *,
-  capacity: int | None = None,
-  run: Runner | None = None,
-) -> Float[Array, 'H W C']:
-  """Bins and renders by the kernels, differentiable; by Triton unless another runner is given.
-
-  Lists that overflow `capacity` (by default a guess from the sizes) are not used: all pairs are
-  evaluated instead, slowly, by `xla`. Raises where the platform has no such kernels.
-  """
-  capacity = capacity or initial_capacity(gaussians.num_gaussians, height, width)
-  return _program(gaussians, height, width, capacity, run or _TRITON)
+def _by_rows(run: Runner, render=kernels.render, pull_back=kernels.pull_back) -> Kernels:
+  return Kernels(
+    render=partial(_render, run=run, body=render),
+    pull_back=partial(_pull_back_by_rows, run=run, body=pull_back),
+  )
 
 
-_TRITON, INTERPRETER = triton_runner(), triton_runner(interpret=True)
+def _by_atomics(run: Runner, render, pull_back) -> Kernels:
+  return Kernels(
+    render=partial(_render, run=run, body=render),
+    pull_back=partial(_pull_back_by_atomics, run=run, body=pull_back),
+  )
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def _program(gaussians: Any, height: int, width: int, capacity: int, run: Runner):
-  bins = bin_gaussians(gaussians, height, width, capacity)
-  _, columns = grid(height, width)
+def _products(run: Runner, precision: lax.DotAlgorithmPreset) -> Kernels:
+  bodies = kernels.render_by_products, kernels.pull_back_by_products
+  return _by_rows(run, *(partial(body, precision=precision) for body in bodies))
 
-  def by_kernels(gaussians):
-    tiles: Array = _tiles(gaussian_table(gaussians), bins, columns, run)  # pyright: ignore
-    image = arranged(tiles, columns)
-    return image.reshape(-1, *image.shape[2:])[:height, :width]
 
-  def by_xla(gaussians):
-    return rasterize_binned(gaussians, None, height, width)
+def _written(run: Runner) -> dict[str, Kernels]:
+  """The ways to write a program, all by one runner, which has to be Triton's."""
+  one_by_one = kernels.render, partial(kernels.pull_back, emit=kernels.to_gaussian)
+  chunks = kernels.render_in_chunks, kernels.pull_back_in_chunks
+  return {
+    '': _by_rows(run),
+    '_atomics': _by_atomics(run, *one_by_one),
+    '_chunks': _by_rows(run, *chunks),
+    '_products': _products(run, lax.DotAlgorithmPreset.F32_F32_F32),
+  }
 
-  return lax.cond(bins.overflowed, by_xla, by_kernels, gaussians)
+
+_TRITON, _INTERPRETER = triton_runner(), triton_runner(interpret=True)
+
+VARIANTS: dict[str, Kernels] = {
+  **{'triton' + way: made for way, made in _written(_TRITON).items()},
+  'triton_1_warp': _by_rows(triton_runner(warps=1)),
+  'triton_chunks_8_warps': _written(triton_runner(warps=8))['_chunks'],
+  'triton_products_tf32x3': _products(_TRITON, lax.DotAlgorithmPreset.TF32_TF32_F32_X3),
+  # Eleven bits of mantissa: not the definition's 1e-5, and here to tell what that costs.
+  'triton_products_tf32': _products(_TRITON, lax.DotAlgorithmPreset.TF32_TF32_F32),
+  'mosaic': _by_rows(mosaic_runner()),
+  **{'interpret' + way: made for way, made in _written(_INTERPRETER).items()},
+  'mosaic_interpret': _by_rows(mosaic_runner(interpret=True)),
+}
+
+
+# --- which one ---
+
+
+class Tuning(NamedTuple):
+  """What a kind of device does best with."""
+
+  variant: str  # of VARIANTS
+  tile_shape: TileShape = TILE
+
+
+# By JAX's device_kind. `launch/gpu_check.sh` measures what belongs here; nothing has been yet.
+TUNED: dict[str, Tuning] = {}
+
+
+def tuned() -> Tuning:
+  """Of the device that programs are made for: measured, else what most likely suits."""
+  return TUNED.get(_device_kind()) or Tuning('mosaic' if _mosaic_is_there() else 'triton')
+
+
+def _mosaic_is_there() -> bool:
+  # Pallas's Triton backend is on its way out from 0.11 on, where Mosaic takes older GPUs too.
+  return jax.__version_info__ >= (0, 11)
+
+
+def _device_kind() -> str:
+  device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+  return device.device_kind
+
+
+def _tuned_render(table: Table, bins: Bins) -> Tiles:
+  return VARIANTS[tuned().variant].render(table, bins)
+
+
+def _tuned_pull_back(table: Table, bins: Bins, cotangent: Tiles) -> Table:
+  return VARIANTS[tuned().variant].pull_back(table, bins, cotangent)
+
+
+KERNELS = Kernels(_tuned_render, _tuned_pull_back)

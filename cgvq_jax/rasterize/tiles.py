@@ -8,6 +8,7 @@ A tile has no cap of its own: its list is cut into chunks of CHUNK Gaussians, as
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,21 @@ from jaxtyping import Array, Bool, Int
 from cgvq_jax.geometry import CUTOFF, CUTOFF_RADIUS, covariance
 from cgvq_jax.types import Gaussians
 
-TILE = 16  # px; 256 pixels fill vector registers, and a chunk's weights stay in the L1/L2 cache
+
+class TileShape(NamedTuple):
+  """The rectangle of pixels that has one list of Gaussians."""
+
+  height: int  # px
+  width: int  # px
+
+  @property
+  def num_pixels(self) -> int:
+    return self.height * self.width
+
+
+TILE = TileShape(16, 16)  # 256 pixels fill vector registers, a chunk's weights stay in L2 cache
 CHUNK = 16  # Gaussians; shorter chunks waste fewer evaluations but copy more of the cotangent
+BLOCK = 64  # chunks at a time: 1 MiB of weights, half of it on each of two cores
 
 # Most Gaussians meet several tiles in a row: of a capacity in pairs, what their rows may take.
 _ROOM_FOR_ROWS = 5 / 8
@@ -44,22 +58,36 @@ class Share:
 WHOLE = Share()
 
 
+def own_share(axis: str | None) -> Share:
+  """The share of the image that falls to this device of a `shard_map` over `axis`."""
+  return Share(lax.axis_index(axis), lax.axis_size(axis)) if axis else WHOLE
+
+
 @struct.dataclass
 class Bins:
   """The tile lists of one image, or of a share of it: tiles are counted within the share.
 
-  Pairs are sorted by tile. Chunk j evaluates the Gaussians
+  Pairs are sorted by tile: tile t has the Gaussians
+  `pair_gaussian[tile_start[t] : tile_start[t + 1]]`. For those who work on several tiles at a time,
+  the lists are cut into chunks: chunk j is
   `pair_gaussian[chunk_start[j] : chunk_start[j] + chunk_size[j]]` on the pixels of tile
   `chunk_tile[j]`. Every tile has a chunk, be it an empty one; those from `num_chunks` on are none.
   """
 
   pair_gaussian: Int[Array, 'capacity']
+  tile_start: Int[Array, 'tiles+1']
   chunk_tile: Int[Array, 'chunks']
   chunk_start: Int[Array, 'chunks']
   chunk_size: Int[Array, 'chunks']  # 0..CHUNK
   tile_end: Int[Array, 'tiles']  # the number of chunks up to and including each tile's
   num_pairs: Int[Array, '']  # may exceed the capacity: then the lists are incomplete
   share: Share
+  tile_shape: TileShape = struct.field(pytree_node=False)
+  columns: int = struct.field(pytree_node=False)  # tiles in a row
+
+  @property
+  def num_tiles(self) -> int:
+    return self.tile_end.shape[-1]
 
   @property
   def num_chunks(self) -> Int[Array, '*B']:
@@ -74,19 +102,29 @@ class Bins:
   def overflowed(self) -> Bool[Array, '']:
     return self.num_pairs > self.pair_gaussian.shape[-1]
 
+  def corner(self, tile: Int[Array, '*S']) -> tuple[Int[Array, '*S'], Int[Array, '*S']]:
+    """x and y (px) of the upper left corner of a tile."""
+    row, column = self.share.row(tile // self.columns), tile % self.columns
+    return column * self.tile_shape.width, row * self.tile_shape.height
 
-def grid(height: int, width: int, num_shares: int = 1) -> tuple[int, int]:
+
+def grid(
+  height: int, width: int, num_shares: int = 1, tile_shape: TileShape = TILE
+) -> tuple[int, int]:
   """Rows and columns of tiles that cover the image, or the largest of its shares."""
-  return -(-height // (TILE * num_shares)), -(-width // TILE)
+  return -(-height // (tile_shape.height * num_shares)), -(-width // tile_shape.width)
 
 
-def initial_capacity(num_gaussians: int, height: int, width: int) -> int:
+def initial_capacity(
+  num_gaussians: int, height: int, width: int, tile_shape: TileShape = TILE
+) -> int:
   """A first guess at the number of pairs; growing it costs one compilation, not correctness.
 
   Fitted to a photograph, Gaussians overlap some sixteenfold whatever their number: a box of
-  e = 4 sqrt(pixels / N) px a side meets (1 + e / TILE)^2 tiles in the mean."""
+  e = 4 sqrt(pixels / N) px a side meets (1 + e / height) (1 + e / width) tiles in the mean."""
   side = 4 * math.sqrt(height * width / num_gaussians)
-  return round_capacity(math.ceil(1.15 * num_gaussians * (1 + side / TILE) ** 2))
+  met = (1 + side / tile_shape.height) * (1 + side / tile_shape.width)
+  return round_capacity(math.ceil(1.15 * num_gaussians * met))
 
 
 def round_capacity(num_pairs: int) -> int:
@@ -108,11 +146,13 @@ def _total(counts: Int[Array, 'M'], ends: Int[Array, 'M']) -> Int[Array, '']:
   return jnp.where(jnp.sum(counts.astype(jnp.float32)) > _BEYOND, _BEYOND, ends[-1])
 
 
-def _span(low, high, num_tiles: int):
-  """First tile and number of tiles whose pixel centres meet [low, high] (px), within the image."""
+def _span(low, high, num_tiles: int, side: int):
+  """First tile and number of tiles whose pixel centres meet [low, high] (px), within the image.
+
+  `side` is that of a tile in this direction, px."""
   # Clipped before the cast: a float beyond int32 has no defined integer.
-  first = jnp.ceil(jnp.clip((low + 0.5) / TILE - 1.0, 0, num_tiles)).astype(jnp.int32)
-  last = jnp.floor(jnp.clip((high - 0.5) / TILE, -1, num_tiles - 1)).astype(jnp.int32)
+  first = jnp.ceil(jnp.clip((low + 0.5) / side - 1.0, 0, num_tiles)).astype(jnp.int32)
+  last = jnp.floor(jnp.clip((high - 0.5) / side, -1, num_tiles - 1)).astype(jnp.int32)
   return first, jnp.maximum(last - first + 1, 0)
 
 
@@ -122,15 +162,15 @@ def _slack(mean, sigma):
   return 1e-3 + 4e-6 * (extent + jnp.max(jnp.abs(mean), axis=-1))
 
 
-def _row_extents(mean, sigma, slack, row):
-  """The x range (px) of each cutoff ellipse, grown by `slack`, within the pixel rows of a tile row.
+def _row_extents(mean, sigma, slack, y, height: int):
+  """The x range (px) of each cutoff ellipse, grown by `slack`, in `height` pixel rows from y on.
 
   Along y the ellipse's right border is furthest out at dy = (sxy / sxx) hx; outside that point it
   falls monotonically, so the extreme over a strip is at the strip's end nearest to it.
   """
   half = CUTOFF_RADIUS * jnp.sqrt(sigma[..., 0]), CUTOFF_RADIUS * jnp.sqrt(sigma[..., 2])
-  top = row * TILE + 0.5 - slack - mean[..., 1]
-  bottom = row * TILE + (TILE - 0.5) + slack - mean[..., 1]
+  top = y + 0.5 - slack - mean[..., 1]
+  bottom = y + (height - 0.5) + slack - mean[..., 1]
   top, bottom = jnp.maximum(top, -half[1]), jnp.minimum(bottom, half[1])
   slope = sigma[..., 1] / sigma[..., 2]
   # Sxx - Sxy^2/Syy as a difference cancels for thin oblique ellipses, so it is bounded below by the
@@ -150,7 +190,12 @@ def _row_extents(mean, sigma, slack, row):
 
 
 def assign(
-  gaussians: Gaussians, height: int, width: int, capacity: int, share: Share = WHOLE
+  gaussians: Gaussians,
+  height: int,
+  width: int,
+  capacity: int,
+  share: Share = WHOLE,
+  tile_shape: TileShape = TILE,
 ) -> tuple[Int[Array, 'capacity'], Int[Array, 'capacity'], Int[Array, '']]:
   """The (tile, Gaussian) pairs of all ellipses: exact by tile row.
 
@@ -159,12 +204,12 @@ def assign(
   once for each tile of the row that the ellipse's slice meets; a bounding box would list up to
   twice as many for the long thin Gaussians of a fitted photograph.
   """
-  rows, columns = grid(height, width)
+  rows, columns = grid(height, width, tile_shape=tile_shape)
   sigma = covariance(gaussians.log_scale, gaussians.rotation)
   slack = _slack(gaussians.mean_xy, sigma)
   half_y = CUTOFF_RADIUS * jnp.sqrt(sigma[:, 2]) + slack
   center_y = gaussians.mean_xy[:, 1]
-  first_row, num_rows = _span(center_y - half_y, center_y + half_y, rows)
+  first_row, num_rows = _span(center_y - half_y, center_y + half_y, rows, tile_shape.height)
   # The share's rows among first_row .. first_row + num_rows - 1.
   end_row = (first_row + num_rows - share.rank + share.size - 1) // share.size
   first_row = (first_row - share.rank + share.size - 1) // share.size
@@ -175,16 +220,17 @@ def assign(
   total_rows = _total(num_rows, ends)
   # The first of an item's places stands for its first row, the next for the next.
   row = (end_row - ends)[owner] + jnp.arange(room)
+  y = share.row(row).astype(jnp.float32) * tile_shape.height
   low, high = _row_extents(
-    gaussians.mean_xy[owner], sigma[owner], slack[owner], share.row(row).astype(jnp.float32)
+    gaussians.mean_xy[owner], sigma[owner], slack[owner], y, tile_shape.height
   )
-  first_column, num_columns = _span(low, high, columns)
+  first_column, num_columns = _span(low, high, columns, tile_shape.width)
   num_columns = jnp.where(jnp.arange(room) < total_rows, num_columns, 0)
 
   slice_, ends = _expand(num_columns, capacity)
   end_tile = row * columns + first_column + num_columns
   tile = (end_tile - ends)[slice_] + jnp.arange(capacity)
-  num_tiles = math.prod(grid(height, width, share.size))
+  num_tiles = math.prod(grid(height, width, share.size, tile_shape))
   tile = jnp.where(jnp.arange(capacity) < ends[-1], tile, num_tiles)
   # A truncated row list truncates the pairs unseen; how many there are is then a guess.
   needed = jnp.where(total_rows > room, 2 * total_rows, _total(num_columns, ends))
@@ -213,17 +259,24 @@ def _sort_by_tile(tile: Int[Array, 'P'], num_tiles: int, gaussian: Int[Array, 'P
 
 @jax.named_scope('binning')
 def bin_gaussians(
-  gaussians: Gaussians, height: int, width: int, capacity: int, share: Share = WHOLE
+  gaussians: Gaussians,
+  height: int,
+  width: int,
+  capacity: int,
+  share: Share = WHOLE,
+  tile_shape: TileShape = TILE,
 ) -> Bins:
   """Tile lists of the Gaussians' cutoff ellipses; see `Bins`."""
-  num_tiles = math.prod(grid(height, width, share.size))
+  rows, columns = grid(height, width, share.size, tile_shape)
+  num_tiles = rows * columns
   gaussians = jax.tree.map(lax.stop_gradient, gaussians)
-  tile, gaussian, needed = assign(gaussians, height, width, capacity, share)
+  tile, gaussian, needed = assign(gaussians, height, width, capacity, share, tile_shape)
   with jax.named_scope('sort'):
     tile, gaussian = _sort_by_tile(tile, num_tiles, gaussian, gaussians.num_gaussians)
 
   ends = jnp.searchsorted(tile, jnp.arange(num_tiles), side='right').astype(jnp.int32)
-  starts = jnp.concatenate([jnp.zeros(1, jnp.int32), ends[:-1]])
+  tile_start = jnp.concatenate([jnp.zeros(1, jnp.int32), ends])
+  starts = tile_start[:-1]
   chunks = jnp.maximum(-(-(ends - starts) // CHUNK), 1)
   chunk_tile, tile_end = _expand(chunks, capacity // CHUNK + num_tiles)
   rank = jnp.arange(chunk_tile.size) - (tile_end - chunks)[chunk_tile]
@@ -232,10 +285,13 @@ def bin_gaussians(
   used = jnp.arange(chunk_tile.size) < tile_end[-1]
   return Bins(
     pair_gaussian=gaussian,
+    tile_start=tile_start,
     chunk_tile=chunk_tile,
     chunk_start=jnp.where(used, chunk_start, 0),
     chunk_size=jnp.where(used, chunk_size, 0),
     tile_end=tile_end,
     num_pairs=needed,
     share=share,
+    tile_shape=tile_shape,
+    columns=columns,
   )
