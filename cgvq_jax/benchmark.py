@@ -4,6 +4,8 @@
   python -m cgvq_jax.benchmark step
   python -m cgvq_jax.benchmark profile [--scene kodim15-10k] [--stages fit cgvq]
   python -m cgvq_jax.benchmark decode a.cgvq b.cgvq ...
+  python -m cgvq_jax.benchmark kernels [--devices H100 A100] [--tile 16x16]
+  python -m cgvq_jax.benchmark gpu [--scene kodim15-10k] [--seconds 300]
 
 rasterize: each scene by each implementation, in a process of its own; compile seconds and warm
 milliseconds apart, least of several. An evaluated pair is one Gaussian's weight at one pixel; it is
@@ -21,6 +23,12 @@ where it ends.
 
 decode: bytes to integers (entropy decoding), to Gaussians (look-ups) and to pixels, and the whole;
 file after file, round after round, so that a machine whose speed drifts is fair to all of them.
+
+kernels: registers, spills and shared memory of the GPU kernels, compiled for GPUs that need not be
+here; wants the compilers of launch/compilers.sh. Fails where a kernel does not compile or fit.
+
+gpu: on an NVIDIA GPU, which `launch/gpu_check.sh` sees to: every implementation by batches of 1, 4
+and 16 images, against floors measured beside, whole steps of a fit, and the fit of a photograph.
 """
 
 from __future__ import annotations
@@ -46,13 +54,14 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from cgvq_jax import codec, cores, fit, profiling
+from cgvq_jax import accelerator, codec, cores, crosscompile, fit, profiling
 from cgvq_jax.bitstream import container
 from cgvq_jax.geometry import CUTOFF, covariance
 from cgvq_jax.images import ImageError, write_atomically
 from cgvq_jax.losses import l2
 from cgvq_jax.methods import METHODS
 from cgvq_jax.rasterize import api, layout, reference, tiles, xla
+from cgvq_jax.rasterize.pallas import VARIANTS
 from cgvq_jax.scenes import SCENES, USUAL, Scene
 from cgvq_jax.types import Gaussians
 
@@ -418,13 +427,47 @@ def decode(files: Sequence[Path], rounds: int = 25) -> list[dict[str, Any]]:
   return rows
 
 
+# --- GPU kernels ---
+
+
+def kernels(
+  devices: Sequence[str], variants: Sequence[str], tile: tiles.TileShape
+) -> list[dict[str, Any]]:
+  """What each takes of a multiprocessor. Raises SystemExit where one does not compile or fit."""
+  columns = crosscompile.Needs._fields
+  print(f'| {" | ".join(columns)} |\n{len(columns) * "|---"}|')
+  rows, failures = crosscompile.all_needs(devices, variants, tile)
+  for row in rows:
+    print(f'| {" | ".join(map(str, row))} |')
+  failures += [f'{row.device} {row.variant} {row.kernel}: too big' for row in rows if not row.fits]
+  for failure in failures:
+    print(f'failed: {failure}')
+  if failures:
+    raise SystemExit(1)
+  return [row._asdict() for row in rows]
+
+
+def gpu(scene: str, seconds: float, fit_steps: int) -> dict[str, Any]:
+  """See `accelerator`. Raises SystemExit where there is no GPU, or nothing ran."""
+  if jax.default_backend() != 'gpu':
+    print(f'skipped: wanted an NVIDIA GPU, JAX has {jax.default_backend()}')
+    raise SystemExit(3)
+  options = {'seconds': seconds, 'fit_steps': fit_steps}
+  measured = accelerator.run(scene, accelerator.candidates(), **options)
+  if not measured['rows']:
+    raise SystemExit(1)
+  return measured
+
+
 def main(argv: Sequence[str] | None = None) -> None:
   """Prints tables, and writes them as JSON where that is wanted."""
   style: dict[str, Any] = {'formatter_class': argparse.RawDescriptionHelpFormatter}
   parser = argparse.ArgumentParser('python -m cgvq_jax.benchmark', description=__doc__, **style)
-  commands = parser.add_subparsers(required=True, metavar='rasterize|step|profile|decode')
+  commands = parser.add_subparsers(
+    required=True, metavar='rasterize|step|profile|decode|kernels|gpu'
+  )
 
-  def add(name: str, run: Callable[[argparse.Namespace], list[dict[str, Any]]], about: str):
+  def add(name: str, run: Callable[[argparse.Namespace], Any], about: str):
     added = commands.add_parser(name, help=about, description=about)
     added.set_defaults(run=run)
     added.add_argument('--json', type=Path, metavar='FILE', help='write the rows there as well')
@@ -453,6 +496,19 @@ def main(argv: Sequence[str] | None = None) -> None:
   command.add_argument(
     '--stages', choices=stages, default=stages, help=f'of {", ".join(stages)}', **choice
   )
+  command = add(
+    'kernels', lambda a: kernels(a.devices, a.variants, a.tile), 'What GPU kernels need.'
+  )
+  command.add_argument(
+    '--devices', choices=crosscompile.GPUS, default=list(crosscompile.GPUS), **choice
+  )
+  variants = [name for name in VARIANTS if 'interpret' not in name]
+  command.add_argument('--variants', choices=variants, default=variants, **choice)
+  command.add_argument('--tile', type=crosscompile.parse_tile, default=tiles.TILE, metavar='HxW')
+  command = add('gpu', lambda a: gpu(a.scene, a.seconds, a.fit_steps), 'All of it on a GPU.')
+  command.add_argument('--scene', choices=SCENES, default='random-768', metavar='NAME')
+  command.add_argument('--seconds', type=float, default=300, help='begin no row after so many')
+  command.add_argument('--fit_steps', type=int, default=5000, help='of the photograph')
   command = add('decode', lambda a: decode(a.files), 'Files to pixels.')
   command.add_argument('files', type=Path, nargs='+', metavar='FILE')
   arguments = parser.parse_args(argv)

@@ -204,6 +204,7 @@ def block(
   steps: int,
   room: Room,
   implementation: str | None = None,
+  tile_shape: TileShape | None = None,
   axis: str | None = None,
 ) -> Block:
   """`steps` steps from `state`, as a pure function: what `run` jits and repeats.
@@ -212,7 +213,7 @@ def block(
   `shard_map` over `axis` its devices share the image.
   """
   height, width, _ = target.shape
-  share, shape = own_share(axis), api.tile_shape(implementation)
+  share, shape = own_share(axis), tile_shape or api.tile_shape(implementation)
   how = {'axis': axis, 'implementation': implementation}
   objective = _value_and_gradient(loss, target, room.chunks, shape, **how)
 
