@@ -131,6 +131,14 @@ def in_new_process(
 # --- what kernels need ---
 
 
+def offered(device: str) -> list[str]:
+  """The variants that the installed JAX can make for a GPU: Mosaic for one before Hopper from JAX
+  0.11 on."""
+  with_mosaic = jax.__version_info__ >= (0, 11) or float(GPUS[device].compute_capability) >= 9
+  names = [name for name in pallas.VARIANTS if 'interpret' not in name]
+  return [name for name in names if with_mosaic or not name.startswith('mosaic')]
+
+
 class Needs(NamedTuple):
   """What one kernel takes of a multiprocessor; a limit is what there is for one program."""
 
@@ -247,27 +255,25 @@ def _mosaic_notes(device: str, kernel: str, folder: Path) -> tuple[str, int, int
 
 
 def all_needs(
-  devices: Sequence[str], variants: Sequence[str], tile_shape: TileShape = tiles.TILE
+  device: str, variants: Sequence[str], tile_shape: TileShape = tiles.TILE
 ) -> tuple[list[Needs], list[str]]:
   """Of all that compile; and of the others, why not. A process goes on until it fails."""
-  rows, failures = [], []
+  rows, failures, left = [], [], list(variants)
   shape = f'{tile_shape.height}x{tile_shape.width}'
-  for device in devices:
-    left = list(variants)
-    while left:
-      with tempfile.TemporaryDirectory() as folder:
-        environment = {
-          'XLA_FLAGS': f'--xla_dump_to={folder} --xla_dump_emitter_re=ptx',
-          'MOSAIC_GPU_DUMP_TO': folder,
-          'CGVQ_NOTES': folder,
-        }
-        arguments = ['-m', 'cgvq_jax.crosscompile', device, *left, '--tile', shape]
-        done = in_new_process(arguments, **environment)
-      lines = [json.loads(line) for line in done.stdout.splitlines()]
-      rows += [Needs(**row) for line in lines for row in line]
-      left = left[len(lines) :]
-      if left:
-        failures.append(f'{device} {left.pop(0)}: exit {done.returncode}: {_reason(done.stderr)}')
+  while left:
+    with tempfile.TemporaryDirectory() as folder:
+      environment = {
+        'XLA_FLAGS': f'--xla_dump_to={folder} --xla_dump_emitter_re=ptx',
+        'MOSAIC_GPU_DUMP_TO': folder,
+        'CGVQ_NOTES': folder,
+      }
+      arguments = ['-m', 'cgvq_jax.crosscompile', device, *left, '--tile', shape]
+      done = in_new_process(arguments, **environment)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    rows += [Needs(**row) for line in lines for row in line]
+    left = left[len(lines) :]
+    if left:
+      failures.append(f'{device} {left.pop(0)}: exit {done.returncode}: {_reason(done.stderr)}')
   return rows, failures
 
 

@@ -22,7 +22,7 @@ from cgvq_jax import crosscompile
 from cgvq_jax.rasterize import api, kernels, layout, pallas, tiles
 
 ON_A_GPU = [name for name in pallas.VARIANTS if 'interpret' not in name]
-MOSAIC_ON_OLDER_GPUS = jax.__version_info__ >= (0, 11)
+OFFERED_ON_A100 = crosscompile.offered('A100')
 # What XLA itself has on every platform; anything else is somebody's library or host.
 CALLS = {'Sharding', 'SPMDFullToShardShape', 'SPMDShardToFullShape', 'annotate_device_placement'}
 KERNEL_CALLS = {'__gpu$xla.gpu.triton', 'mosaic_gpu', 'mosaic_gpu_v2'}
@@ -154,11 +154,11 @@ def compilers():
 
 @pytest.mark.parametrize(
   ('device', 'variants'),
-  [('H100', ON_A_GPU), ('A100', ['triton', *(['mosaic'] if MOSAIC_ON_OLDER_GPUS else [])])],
+  [('H100', ON_A_GPU), ('A100', [v for v in ('triton', 'mosaic') if v in OFFERED_ON_A100])],
 )
 @pytest.mark.usefixtures('compilers')
 def test_kernels_compile_and_fit(device, variants):
-  rows, failures = crosscompile.all_needs([device], variants)
+  rows, failures = crosscompile.all_needs(device, variants)
   assert not failures
   assert [(row.variant, row.kernel) for row in rows] == [
     (variant, kernel) for variant in variants for kernel in ('render', 'pull_back')
@@ -174,7 +174,7 @@ def test_kernels_compile_and_fit(device, variants):
 @pytest.mark.usefixtures('compilers')
 def test_kernels_compile_for_other_tiles(tile):
   rows, failures = crosscompile.all_needs(
-    ['H100'], ['triton', 'mosaic'], crosscompile.parse_tile(tile)
+    'H100', ['triton', 'mosaic'], crosscompile.parse_tile(tile)
   )
   assert not failures and {row.tile for row in rows} == {tile} and len(rows) == 4
 
@@ -211,16 +211,17 @@ def test_what_does_not_compile_is_told_and_the_rest_goes_on(monkeypatch):
   def process(arguments, **environment):
     _, _, _, *variants = arguments[: arguments.index('--tile')]
     asked.append(variants)
-    lines = [] if variants[0] == 'bad' else [json.dumps([row._asdict() | {'variant': variants[0]}])]
     failed = 'bad' in variants
+    made = variants[: variants.index('bad')] if failed else variants
+    lines = [json.dumps([row._asdict() | {'variant': variant}]) for variant in made]
     words = 'x\nLLVM ERROR: no such thing\n*** end ***\n' if failed else ''
     return crosscompile.subprocess.CompletedProcess(arguments, int(failed), '\n'.join(lines), words)
 
   monkeypatch.setattr(crosscompile, 'in_new_process', process)
-  rows, failures = crosscompile.all_needs(['H100'], ['good', 'bad'])
-  assert [r.variant for r in rows] == ['good']
+  rows, failures = crosscompile.all_needs('H100', ['good', 'bad', 'late'])
+  assert [r.variant for r in rows] == ['good', 'late']
   assert failures == ['H100 bad: exit 1: LLVM ERROR: no such thing']
-  assert asked == [['good', 'bad']]
+  assert asked == [['good', 'bad', 'late'], ['late']]
 
 
 @pytest.mark.parametrize('device', ['H100', 'TPU'])

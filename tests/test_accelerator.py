@@ -1,0 +1,134 @@
+"""The benchmark for accelerators, where there is none: that it measures, skips and says so."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import scenes
+
+from cgvq_jax import accelerator, benchmark
+from cgvq_jax.rasterize import pallas, tiles
+
+FLOOR = accelerator.Floors(exponentials=1e9, bytes=1e10)
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+  monkeypatch.setattr(accelerator, '_LEAST_SECONDS', 0.01)
+  monkeypatch.setattr(accelerator, 'floors', lambda: FLOOR)
+  photograph = functools.partial(accelerator.fit_photograph, 100)
+  monkeypatch.setattr(accelerator, 'fit_photograph', photograph)
+  monkeypatch.setitem(accelerator.SCENES, 'tiny', functools.partial(scenes.random, 30))
+
+
+def test_a_row_is_of_one_image_of_the_batch():
+  candidate = accelerator.Candidate('pallas_interpret', tiles.TileShape(8, 16))
+  row = accelerator.measure(scenes.random(30), candidate, 2, FLOOR, steps=2)
+  assert (row['implementation'], row['tile'], row['batch']) == ('pallas_interpret', '8x16', 2)
+  parts = [row[part] for part in ('binning_ms', 'render_ms', 'value_and_grad_ms', 'step_ms')]
+  assert min(parts) > 0 and row['compile_s'] > 0
+  assert row['images_a_second'] == pytest.approx(1e3 / (parts[0] + parts[1]))
+  # Two exponentials for each pixel of each listed pair, some of which the other picture moves.
+  gaussians, height, width = scenes.random(30)
+  bins = tiles.bin_gaussians(gaussians, height, width, 2048, tile_shape=candidate.tile_shape)
+  assert row['evaluated_pairs'] == pytest.approx(128 * float(bins.num_pairs), rel=0.1)
+  assert row['floor_ms'] == pytest.approx(2e3 * row['evaluated_pairs'] / 1e9)
+
+
+def test_what_does_not_run_is_told_and_the_rest_is_measured(capsys):
+  chosen = [accelerator.Candidate('xla'), accelerator.Candidate('pallas_triton')]
+  measured = accelerator.run('tiny', chosen, batches=(1,), fit_steps=2)
+  assert [row['implementation'] for row in measured['rows']] == ['xla']
+  (words,) = measured['skipped']
+  assert 'pallas_triton 16x16, batch 1' in words and 'interpret mode' in words
+  assert measured['photograph']['psnr'] > 10 and measured['photograph']['steps'] == 2
+  assert f'skipped: {words}' in capsys.readouterr().out
+
+
+def test_without_time_nothing_is_measured_and_that_is_told():
+  measured = accelerator.run('tiny', [accelerator.Candidate('xla')], seconds=0, fit_steps=1)
+  assert not measured['rows'] and len(measured['skipped']) == len(accelerator.BATCHES)
+  assert all('no time left of 0 s' in words for words in measured['skipped'])
+
+
+def test_all_variants_and_tiles_are_candidates():
+  named = {candidate.implementation for candidate in accelerator.candidates()}
+  assert named == {
+    'xla',
+    *(f'pallas_{name}' for name in pallas.VARIANTS if 'interpret' not in name),
+  }
+  shapes = {candidate.tile_shape for candidate in accelerator.candidates()}
+  assert shapes == {(16, 16), (8, 16), (32, 8)}
+
+
+def test_the_fastest_that_is_precise_is_proposed():
+  rows = [
+    {'implementation': name, 'tile': tile, 'step_ms': step}
+    for name, tile, step in (
+      ('xla', '16x16', 0.1),
+      ('pallas_triton_products_tf32', '16x16', 0.2),
+      ('pallas_mosaic', '32x8', 0.3),
+      ('pallas_triton', '16x16', 0.4),
+    )
+  ]
+  best = accelerator._best(rows)
+  assert best and accelerator._tuning(best) == pallas.Tuning('mosaic', tiles.TileShape(32, 8))
+  assert accelerator._best(rows[:2]) is None
+
+
+# --- what says that there is no GPU ---
+
+
+@pytest.mark.skipif(os.path.exists('/dev/nvidia0'), reason='there is a GPU')
+def test_without_a_gpu_the_command_says_so(capsys):
+  with pytest.raises(SystemExit) as exit:
+    benchmark.main(['gpu'])
+  assert exit.value.code == 3
+  assert 'skipped: wanted an NVIDIA GPU, JAX has cpu' in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.path.exists('/dev/nvidia0'), reason='there is a GPU')
+def test_without_a_gpu_the_script_says_so():
+  done = subprocess.run([ROOT / 'launch/gpu_check.sh'], capture_output=True, text=True, check=False)
+  assert done.returncode == 3 and 'skipped: no NVIDIA GPU answers nvidia-smi' in done.stderr
+
+
+def test_the_script_fails_where_a_step_fails(tmp_path):
+  # A machine as it seems to be: its GPU answers, its Python fails at the tests, then at nothing.
+  (tmp_path / 'nvidia-smi').write_text('#!/bin/sh\necho GPU 0\n')
+  (tmp_path / 'python').write_text('#!/bin/sh\ncase "$*" in *pytest*) exit $FAILS;; esac\n')
+  for program in tmp_path.iterdir():
+    program.chmod(0o755)
+  path = f'{tmp_path}{os.pathsep}{os.environ["PATH"]}'
+  for fails, code, words in (('1', 1, 'FAILED'), ('0', 0, 'passed')):
+    environment = os.environ | {'PATH': path, 'PYTHON': 'python', 'FAILS': fails}
+    done = subprocess.run(
+      [ROOT / 'launch/gpu_check.sh'], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code and done.stdout.strip().endswith(words)
+
+
+# --- what kernels need ---
+
+
+def test_a_kernel_that_does_not_fit_fails_the_command(monkeypatch, capsys):
+  fits = benchmark.crosscompile.Needs('H100', 'triton', '16x16', 'render', 128, 32, 0, 9, 10, 16)
+
+  def needs(shared):
+    return lambda device, variants, tile: ([fits._replace(shared_bytes=shared)], [])
+
+  monkeypatch.setattr(benchmark.crosscompile, 'all_needs', needs(9))
+  benchmark.main(['kernels', '--devices', 'H100'])
+  assert (
+    '| H100 | triton | 16x16 | render | 128 | 32 | 0 | 9 | 10 | 16 |' in capsys.readouterr().out
+  )
+  monkeypatch.setattr(benchmark.crosscompile, 'all_needs', needs(11))
+  with pytest.raises(SystemExit) as exit:
+    benchmark.main(['kernels', '--devices', 'H100'])
+  assert exit.value.code == 1
+  assert 'failed: H100 triton render: too big' in capsys.readouterr().out
