@@ -101,12 +101,13 @@ def test_without_a_gpu_the_script_says_so():
 def test_the_script_fails_where_a_step_fails(tmp_path):
   # A machine as it seems to be: its GPU answers, its Python fails at the tests, then at nothing.
   (tmp_path / 'nvidia-smi').write_text('#!/bin/sh\necho GPU 0\n')
-  (tmp_path / 'python').write_text('#!/bin/sh\ncase "$*" in *pytest*) exit $FAILS;; esac\n')
+  (tmp_path / 'python').write_text('#!/bin/sh\ncase "$*" in "-m pytest"*) exit $FAILS;; esac\n')
   for program in tmp_path.iterdir():
     program.chmod(0o755)
   path = f'{tmp_path}{os.pathsep}{os.environ["PATH"]}'
   for fails, code, words in (('1', 1, 'FAILED'), ('0', 0, 'passed')):
-    environment = os.environ | {'PATH': path, 'PYTHON': 'python', 'FAILS': fails}
+    environment = {**os.environ, 'PATH': path, 'PYTHON': 'python', 'FAILS': fails}
+    environment['VENV'] = str(tmp_path / 'venv')  # never the one that runs this
     done = subprocess.run(
       [ROOT / 'launch/gpu_check.sh'], env=environment, capture_output=True, text=True, check=False
     )
