@@ -43,9 +43,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
   # XLA's default of 256-bit vectors leaves a fifth of the speed behind where AVX-512 is at hand,
   # and is what it falls back to elsewhere.
   'cpu': {'xla_cpu_prefer_vector_width': 512},
-  # A scatter sums in the order of its indices, not in whichever its threads come to: the same seed
-  # gives the same file.
-  'gpu': {'xla_gpu_exclude_nondeterministic_ops': True},
+  # The same seed gives the same file: a scatter sums in the order of its indices, not in whichever
+  # its threads come to, and no product's order is chosen by a stopwatch. Products by Triton are out
+  # because XLA, so asked, has none of a cluster's few entries (JAX 0.11.2).
+  'gpu': {'xla_gpu_deterministic_ops': True, 'xla_gpu_enable_triton_gemm': False},
 }
 
 

@@ -139,6 +139,9 @@ def offered(device: str) -> list[str]:
   return [name for name in names if with_mosaic or not name.startswith('mosaic')]
 
 
+_MOST_PROGRAMS = 32  # on one multiprocessor, of any GPU here
+
+
 class Needs(NamedTuple):
   """What one kernel takes of a multiprocessor; a limit is what there is for one program."""
 
@@ -199,7 +202,8 @@ def needs(device: str, variant: str, tile_shape: TileShape, folder: Path) -> lis
     shape = f'{tile_shape.height}x{tile_shape.width}'
     limits = _limits(device)
     fitting = min(
-      limits['registers_per_core_limit'] // (registers * threads),
+      _MOST_PROGRAMS,
+      limits['registers_per_core_limit'] // (-(-registers // 8) * 8 * threads),  # given by eights
       limits['threads_per_core_limit'] // threads,
       limits['shared_memory_per_core'] // max(shared + 1024, 1),  # CUDA keeps 1 KiB of its own
     )

@@ -48,7 +48,7 @@ def test_the_interpreter_tells_a_wrong_kernel():
   table = layout.gaussian_table(gaussians)
   cotangent = jnp.ones((bins.num_tiles, 3, tiles.TILE.num_pixels))
   right = pallas.VARIANTS['interpret'].pull_back(table, bins, cotangent)
-  made = pallas._by_rows(pallas._INTERPRETER, kernels.render, wrong)
+  made = pallas._made(pallas._INTERPRETER, kernels.render, wrong)
   broken = made.pull_back(table, bins, cotangent)
   np.testing.assert_allclose(broken, right, rtol=2e-3)
   with pytest.raises(AssertionError):

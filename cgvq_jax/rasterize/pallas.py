@@ -90,7 +90,7 @@ def _render(table: Table, bins: Bins, *, run: Runner, body) -> Tiles:
   return run('render', body, output, bins.num_tiles, (*_lists(bins), table))
 
 
-def _pull_back_by_rows(table: Table, bins: Bins, cotangent: Tiles, *, run: Runner, body) -> Table:
+def _by_rows(table: Table, bins: Bins, cotangent: Tiles, *, run: Runner, body) -> Table:
   """A row of gradients for each pair, then their sums by Gaussian."""
   output = jax.ShapeDtypeStruct((bins.pair_gaussian.size, table.shape[-1]), jnp.float32)
   body = partial(body, shape=bins.tile_shape)
@@ -103,43 +103,34 @@ def _pull_back_by_rows(table: Table, bins: Bins, cotangent: Tiles, *, run: Runne
     return jnp.zeros_like(table).at[bins.pair_gaussian].add(rows)
 
 
-def _pull_back_by_atomics(
-  table: Table, bins: Bins, cotangent: Tiles, *, run: Runner, body
-) -> Table:
+def _by_atomics(table: Table, bins: Bins, cotangent: Tiles, *, run: Runner, body) -> Table:
   """The programs add to the Gaussians' gradients: no rows, and another rounding every time."""
   output = jax.ShapeDtypeStruct(table.shape, table.dtype)
-  body = partial(body, shape=bins.tile_shape)
+  body = partial(body, shape=bins.tile_shape, emit=kernels.to_gaussian)
   arguments = (*_lists(bins), table, cotangent)
   return run('pull_back', body, output, bins.num_tiles, arguments, zeroed=True)
 
 
-def _by_rows(run: Runner, render=kernels.render, pull_back=kernels.pull_back) -> Kernels:
+def _made(
+  run: Runner, render=kernels.render, pull_back=kernels.pull_back, *, sums=_by_rows
+) -> Kernels:
   return Kernels(
     render=partial(_render, run=run, body=render),
-    pull_back=partial(_pull_back_by_rows, run=run, body=pull_back),
-  )
-
-
-def _by_atomics(run: Runner, render, pull_back) -> Kernels:
-  return Kernels(
-    render=partial(_render, run=run, body=render),
-    pull_back=partial(_pull_back_by_atomics, run=run, body=pull_back),
+    pull_back=partial(sums, run=run, body=pull_back),
   )
 
 
 def _products(run: Runner, precision: lax.DotAlgorithmPreset) -> Kernels:
   bodies = kernels.render_by_products, kernels.pull_back_by_products
-  return _by_rows(run, *(partial(body, precision=precision) for body in bodies))
+  return _made(run, *(partial(body, precision=precision) for body in bodies))
 
 
 def _written(run: Runner) -> dict[str, Kernels]:
   """The ways to write a program, all by one runner, which has to be Triton's."""
-  one_by_one = kernels.render, partial(kernels.pull_back, emit=kernels.to_gaussian)
-  chunks = kernels.render_in_chunks, kernels.pull_back_in_chunks
   return {
-    '': _by_rows(run),
-    '_atomics': _by_atomics(run, *one_by_one),
-    '_chunks': _by_rows(run, *chunks),
+    '': _made(run),
+    '_atomics': _made(run, sums=_by_atomics),
+    '_chunks': _made(run, kernels.render_in_chunks, kernels.pull_back_in_chunks),
     '_products': _products(run, lax.DotAlgorithmPreset.F32_F32_F32),
   }
 
@@ -148,14 +139,14 @@ _TRITON, _INTERPRETER = triton_runner(), triton_runner(interpret=True)
 
 VARIANTS: dict[str, Kernels] = {
   **{'triton' + way: made for way, made in _written(_TRITON).items()},
-  'triton_1_warp': _by_rows(triton_runner(warps=1)),
+  'triton_1_warp': _made(triton_runner(warps=1)),
   'triton_chunks_8_warps': _written(triton_runner(warps=8))['_chunks'],
   'triton_products_tf32x3': _products(_TRITON, lax.DotAlgorithmPreset.TF32_TF32_F32_X3),
-  # Eleven bits of mantissa: not the definition's 1e-5, and here to tell what that costs.
+  # Ten bits of mantissa: not the definition's 1e-5, and here to tell what that costs.
   'triton_products_tf32': _products(_TRITON, lax.DotAlgorithmPreset.TF32_TF32_F32),
-  'mosaic': _by_rows(mosaic_runner()),
+  'mosaic': _made(mosaic_runner()),
   **{'interpret' + way: made for way, made in _written(_INTERPRETER).items()},
-  'mosaic_interpret': _by_rows(mosaic_runner(interpret=True)),
+  'mosaic_interpret': _made(mosaic_runner(interpret=True)),
 }
 
 
