@@ -4,6 +4,7 @@
   python -m cgvq_jax.benchmark step
   python -m cgvq_jax.benchmark profile [--scene kodim15-10k] [--stages fit cgvq]
   python -m cgvq_jax.benchmark decode a.cgvq b.cgvq ...
+  python -m cgvq_jax.benchmark bitstream a.cgvq b.cgvq ...
   python -m cgvq_jax.benchmark kernels [--devices H100 A100] [--tile 16x16]
   python -m cgvq_jax.benchmark gpu [--scene kodim15-10k] [--seconds 300]
 
@@ -23,6 +24,10 @@ where it ends.
 
 decode: bytes to integers (entropy decoding), to Gaussians (look-ups) and to pixels, and the whole;
 file after file, round after round, so that a machine whose speed drifts is fair to all of them.
+
+bitstream: what each file's integers take in each order of the Gaussians, and how much each saves of
+log2 of the number of orders; then each column of rotation, scale and colour beside its entropy and
+beside other models.
 
 kernels: registers, spills and shared memory of the GPU kernels, compiled for GPUs that need not be
 here; wants the compilers of launch/compilers.sh. Fails where a kernel does not compile or fit.
@@ -54,7 +59,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from cgvq_jax import accelerator, codec, cores, crosscompile, fit, profiling
+from cgvq_jax import accelerator, codec, coding, cores, crosscompile, fit, profiling
 from cgvq_jax.bitstream import container
 from cgvq_jax.geometry import CUTOFF, covariance
 from cgvq_jax.images import ImageError, write_atomically
@@ -427,6 +432,17 @@ def decode(files: Sequence[Path], rounds: int = 25) -> list[dict[str, Any]]:
   return rows
 
 
+def bitstream(files: Sequence[Path]) -> dict[str, Any]:
+  """See `coding`."""
+  orders, columns = [], []
+  for file in files:
+    symbols = container.read(container.read_file(file))
+    orders.append({'file': str(file), **coding.orders(symbols)})
+    columns += [{'file': str(file), **row} for row in coding.columns(symbols)]
+  print(f'{coding.order_table(orders)}\n\n{coding.column_table(columns)}')
+  return {'orders': orders, 'columns': columns}
+
+
 # --- GPU kernels ---
 
 
@@ -468,7 +484,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   style: dict[str, Any] = {'formatter_class': argparse.RawDescriptionHelpFormatter}
   parser = argparse.ArgumentParser('python -m cgvq_jax.benchmark', description=__doc__, **style)
   commands = parser.add_subparsers(
-    required=True, metavar='rasterize|step|profile|decode|kernels|gpu'
+    required=True, metavar='rasterize|step|profile|decode|bitstream|kernels|gpu'
   )
 
   def add(name: str, run: Callable[[argparse.Namespace], Any], about: str):
@@ -513,6 +529,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   command.add_argument('--seconds', type=float, default=300, help='begin no row after so many')
   command.add_argument('--fit_steps', type=int, default=5000, help='of the photograph')
   command = add('decode', lambda a: decode(a.files), 'Files to pixels.')
+  command.add_argument('files', type=Path, nargs='+', metavar='FILE')
+  command = add('bitstream', lambda a: bitstream(a.files), 'What coding the integers costs.')
   command.add_argument('files', type=Path, nargs='+', metavar='FILE')
   arguments = parser.parse_args(argv)
   cores.use_all()

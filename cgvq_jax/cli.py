@@ -109,6 +109,7 @@ def _encoded(arguments: argparse.Namespace, pixels: Float[np.ndarray, 'H W C']) 
       fit_steps=fit_steps,
       finetune_steps=finetune_steps,
       seed=arguments.seed,
+      order=container.ORDERS[arguments.order],
       resume=begin,
       on_block=on_block,
     )
@@ -143,6 +144,7 @@ def _info(arguments: argparse.Namespace) -> None:
   print(f'image         {about["width"]} x {about["height"]} px, {about["channels"]} channels')
   print(f'N             {about["num_gaussians"]} Gaussians')
   print(f'K             {about["num_clusters"]} clusters')
+  print(f'order         {about["order"]}')
   print(f'size          {about["bytes"]} bytes, {about["bpp"]:.4f} bpp')
   for name, size in about['sections'].items():
     print(f'  {name:<15} {size:>9} bytes {100 * size / about["bytes"]:5.1f} %')
@@ -257,6 +259,12 @@ def _parser() -> argparse.ArgumentParser:
     '--fit_steps', '--steps', default=1000, help='more: better and slower (%(default)s)', **number
   )
   encode.add_argument('--finetune_steps', help='default: half of --fit_steps', **number)
+  encode.add_argument(
+    '--order',
+    choices=container.ORDERS,
+    default='sorted',
+    help='of the Gaussians in the file; the others are longer, of the same picture (%(default)s)',
+  )
   encode.add_argument('--seed', type=_seed, default=0, metavar='N', help='default: %(default)s')
   encode.add_argument('--quiet', action='store_true', help='print nothing but errors')
 

@@ -14,13 +14,15 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from cgvq_jax import finetune, fit, initialize
-from cgvq_jax.bitstream import container
+from cgvq_jax.bitstream import container, ordering
 from cgvq_jax.cluster import canonical, cluster
 from cgvq_jax.geometry import standard_deviations
 from cgvq_jax.losses import Loss, l2
 from cgvq_jax.methods import dequantizers
 from cgvq_jax.rasterize.api import CHANNELS, MAX_SIDE, rasterize
 from cgvq_jax.types import Gaussians, Method
+
+_MAX_PIXELS = 1 << 28  # of a rendering: four times what a file's own size may be
 
 Initializer = Callable[[PRNGKeyArray, Float[Array, 'H W C'], int], Gaussians]
 
@@ -45,6 +47,7 @@ def encode(
   seed: int = 0,
   initializer: Initializer = initialize.gradient_guided,
   loss: Loss = l2,
+  order: ordering.Put = ordering.put_sorted,
   resume: Callable[[str, Any], Any] = _from_start,
   on_block: Callable[[str, Any, fit.Progress], None] = _in_silence,
 ) -> bytes:
@@ -53,7 +56,8 @@ def encode(
   image -> initialize -> fit -> cluster -> quantize and fine-tune -> bytes. `num_clusters` defaults
   to the method's. The two long stages are 'fit' and 'finetune': `on_block(stage, state, progress)`
   is called every fit.BLOCK_STEPS steps, and `resume(stage, initial state)` returns the state to go
-  on from, the initial one or one that `on_block` was given earlier; the bytes are the same.
+  on from, the initial one or one that `on_block` was given earlier; the bytes are the same. `order`
+  is how the Gaussians are ordered in the file, one of container.ORDERS; the picture is the same.
 
   Raises ValueError on an image or a number out of range and on functions that do not fit it,
   FitError where the fit diverges.
@@ -84,7 +88,7 @@ def encode(
   context = finetune.make_context(np.asarray(labels), num_clusters, height, width)
 
   optimizer = fit.adam(finetune.RATES, finetune_steps, final=finetune.FINAL_RATE)
-  start = finetune.initial_state(codebook_key, gaussians, context, method, optimizer)
+  start = finetune.initial_state(codebook_key, gaussians, context, target, method, optimizer)
   tuned = finetune.run(
     resume('finetune', start),
     context,
@@ -95,7 +99,7 @@ def encode(
     loss=loss,
     on_block=partial(on_block, 'finetune'),
   )
-  return container.write(finetune.freeze(tuned.best, context, method, height, width))
+  return container.write(finetune.freeze(tuned.best, context, method, height, width), order)
 
 
 class Decoded(NamedTuple):
@@ -128,13 +132,13 @@ def render(decoded: Decoded, scale: float = 1.0) -> Float[np.ndarray, 'H W C']:
   Means and standard deviations are scaled. A smaller image is seen through larger pixels: the box
   filter of a pixel has variance 1/12 px^2, of which the original pixels have done scale^2, so the
   rest is added to each covariance, and the colour is lowered to keep each Gaussian's integral.
-  Raises ValueError where a side would leave 1..MAX_SIDE px, or all the pixels MAX_PIXELS.
+  Raises ValueError where a side would leave 1..MAX_SIDE px, or all the pixels 2^28.
   """
   size = decoded.height, decoded.width
   sides = [round(side * scale) if math.isfinite(scale) else 0 for side in size]
-  if not all(1 <= side <= MAX_SIDE for side in sides) or math.prod(sides) > container.MAX_PIXELS:
+  if not all(1 <= side <= MAX_SIDE for side in sides) or math.prod(sides) > _MAX_PIXELS:
     raise ValueError(
-      f'scale: wanted sides of 1 to {MAX_SIDE} px and at most {container.MAX_PIXELS} pixels,'
+      f'scale: wanted sides of 1 to {MAX_SIDE} px and at most {_MAX_PIXELS} pixels,'
       f' got {scale} x {size}'
     )
   gaussians = decoded.gaussians

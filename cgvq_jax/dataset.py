@@ -72,6 +72,7 @@ class Settings(NamedTuple):
   seed: int = 0
   loss: str = 'l2'  # a key of losses.LOSSES
   initializer: str = 'gradient_guided'  # a key of INITIALIZERS
+  order: str = 'sorted'  # a key of container.ORDERS
 
 
 class Outcome(NamedTuple):
@@ -210,6 +211,7 @@ def _make(task: _Task, pixels: Float[np.ndarray, 'H W C'], every: float) -> dict
       seed=task.settings.seed,
       initializer=INITIALIZERS[task.settings.initializer],
       loss=losses.LOSSES[task.settings.loss],
+      order=container.ORDERS[task.settings.order],
       resume=keeper.resume,
       on_block=keeper.on_block,
     )

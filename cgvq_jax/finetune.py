@@ -15,8 +15,8 @@ from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from cgvq_jax import fit
-from cgvq_jax.bitstream.ordering import canonical
 from cgvq_jax.cluster import join, layout, split
+from cgvq_jax.curvature import curvature
 from cgvq_jax.images import to_bytes8
 from cgvq_jax.losses import Loss, l2
 from cgvq_jax.metrics import psnr
@@ -57,6 +57,8 @@ RATES: Any = Trained(
   gaussians=fit.rates(mean_xy=0.4, log_scale=0.08, rotation=0.08, color=0.02),
   quantizers=2e-3,  # pyright: ignore[reportArgumentType]  (a prefix of the tree)
 )
+# What rounding the positions may cost, of the squared error that the fit has left.
+POSITION_SHARE = 0.05
 # The rates end lower than the fit's: rounding turns every late movement into noise.
 FINAL_RATE = 0.01
 
@@ -78,6 +80,25 @@ def from_rows(rows: Rows, size: Float[Array, '2']) -> Gaussians:
     rotation=rows.rotation_scale[:, 0],
     color=rows.color,
   )
+
+
+def fair_steps(
+  gaussians: Gaussians, size: Float[Array, '2'], squared_error: Float[Array, '']
+) -> Rows:
+  """For each number of the rows the step at which rounding costs the picture as much as any other.
+
+  step = sqrt(12 L / H), H the curvature in the units of the rows. L, the squared error that a
+  number may add, is such that all coordinates of the means add POSITION_SHARE of `squared_error`,
+  which is the fit's, summed over pixels and channels.
+  """
+  allowed = POSITION_SHARE * squared_error / (2 * gaussians.num_gaussians)
+  of = curvature(gaussians)
+  rows = Rows(
+    position=of.mean_xy * (size / 2) ** 2,
+    rotation_scale=jnp.concatenate([of.rotation[:, None], of.log_scale], axis=-1),
+    color=of.color,
+  )
+  return jax.tree.map(lambda h: jnp.sqrt(12 * allowed / jnp.maximum(h, 1e-30)), rows)
 
 
 def _each(method: Method, function: Callable[..., Any], *rows: Rows) -> Rows:
@@ -134,7 +155,7 @@ def check(method: Method, channels: int) -> None:
     rows = jnp.zeros((1, columns))
     got: Any = None
     with contextlib.suppress(ValueError, TypeError):
-      params = jax.eval_shape(quantizer.init, key, rows, mask)
+      params = jax.eval_shape(quantizer.init, key, rows, mask, rows)
       out = jax.eval_shape(quantizer.quantize, params, rows, mask)
       got = out.value.shape[1:], out.symbols.shape[1:]
     if got != ((columns,), (len(quantizer.alphabets),)):
@@ -145,14 +166,15 @@ def check(method: Method, channels: int) -> None:
 
 
 @partial(jax.jit, static_argnames='method')
-def _initial_quantizers(key, gaussians, context, method):
-  def init(quantizer: Quantizer, rows, key):
-    padded = split(rows, context.clusters)
+def _initial_quantizers(key, gaussians, context, squared_error, method):
+  def init(quantizer: Quantizer, rows, steps, key):
+    padded, steps = (split(array, context.clusters) for array in (rows, steps))
     keys = jax.random.split(key, context.clusters.num_clusters)
-    return jax.vmap(quantizer.init)(keys, padded, context.clusters.mask)
+    return jax.vmap(quantizer.init)(keys, padded, context.clusters.mask, steps)
 
   keys = Rows(*jax.random.split(key, len(ATTRIBUTES)))
-  return _each(method, init, to_rows(gaussians, context.size), keys)
+  steps = fair_steps(gaussians, context.size, squared_error)
+  return _each(method, init, to_rows(gaussians, context.size), steps, keys)
 
 
 def make_context(labels: np.ndarray, num_clusters: int, height: int, width: int) -> Context:
@@ -190,7 +212,7 @@ def freeze(
     return Stream(quantizer.name, quantizer.alphabets, table, ordered.astype(np.int32))
 
   streams = _each(method, stream, tables, symbols)
-  symbols = Symbols(
+  return Symbols(
     height=height,
     width=width,
     channels=trained.gaussians.num_channels,
@@ -198,7 +220,6 @@ def freeze(
     counts=np.asarray(context.clusters.counts, np.int32),
     **{a: getattr(streams, a) for a in ATTRIBUTES},
   )
-  return canonical(symbols)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -253,11 +274,14 @@ def initial_state(
   key: PRNGKeyArray,
   gaussians: Gaussians,
   context: Context,
+  target: Float[Array, 'H W C'],
   method: Method,
   optimizer: optax.GradientTransformation,
 ) -> TuneState:
   """Quantizers fitted to the Gaussians as they are, before the first step."""
-  quantizers = _initial_quantizers(key, gaussians, context, method)
+  height, width, _ = target.shape
+  squared_error = jnp.sum(jnp.square(rasterize(gaussians, height, width) - target))
+  quantizers = _initial_quantizers(key, gaussians, context, squared_error, method)
   carry = jax.tree.map(jnp.zeros_like, quantizers)
   state = fit.initial_state(Trained(gaussians, quantizers), carry, optimizer)
   return TuneState(state, state, jnp.array(-jnp.inf))

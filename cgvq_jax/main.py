@@ -99,6 +99,7 @@ def job(config: Any) -> dict[str, Any]:
       seed=_number(config, 'seed', 0, 2**32 - 1),
       loss=_name(config, 'fit.loss', losses.LOSSES),
       initializer=_name(config, 'fit.initializer', dataset.INITIALIZERS),
+      order=_name(config, 'order', container.ORDERS),
     ),
     'with_classic': bool(_value(config, 'classic')),
     'checkpoint_seconds': _seconds(config, 'checkpoint_seconds'),

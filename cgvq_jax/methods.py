@@ -7,15 +7,19 @@ from functools import lru_cache
 from cgvq_jax.quantize import position, scalar, vector
 from cgvq_jax.types import Method, Quantizer
 
+_LATTICE, _FP16 = position.lattice(), position.fp16()
+
 
 @lru_cache  # the same functions for every image, so that programs compiled for one serve the next
-def papers_method(name: str, num_clusters: int, entries: int, channels: int) -> Method:
-  """The papers' quantizers: positions in half precision, rotation and log scales in 6 bits with
-  learned steps and offsets, colours by two residual codebooks (CGVQ poster; GaussianImage 3.2)."""
+def papers_method(
+  name: str, num_clusters: int, entries: int, channels: int, positions: Quantizer = _LATTICE
+) -> Method:
+  """The papers' quantizers: rotation and log scales in 6 bits with learned steps and offsets,
+  colours by two residual codebooks (CGVQ poster; GaussianImage 3.2). Positions on lattices."""
   return Method(
     name=name,
     num_clusters=num_clusters,
-    position=position.fp16(),
+    position=positions,
     rotation_scale=scalar.uniform(levels=64, num_columns=3),
     color=vector.residual(stages=2, entries=entries, num_columns=channels),
   )
@@ -31,13 +35,24 @@ def cgvq(channels: int = 3) -> Method:
   return papers_method('cgvq', 16, 64, channels)
 
 
-METHODS = {'gi': gi, 'cgvq': cgvq}
+def gi_fp16(channels: int = 3) -> Method:
+  """`gi` with the paper's positions, in half precision."""
+  return papers_method('gi_fp16', 1, 8, channels, _FP16)
+
+
+def cgvq_fp16(channels: int = 3) -> Method:
+  """`cgvq` with the poster's positions, in half precision."""
+  return papers_method('cgvq_fp16', 16, 64, channels, _FP16)
+
+
+METHODS = {'gi': gi, 'cgvq': cgvq, 'gi_fp16': gi_fp16, 'cgvq_fp16': cgvq_fp16}
 
 
 def dequantizers(channels: int) -> dict[str, Quantizer]:
   """By name, what a file may ask the decoder for; codebook sizes are in the file's tables."""
   known = [
-    position.fp16(),
+    _FP16,
+    _LATTICE,
     scalar.uniform(levels=64, num_columns=3),
     vector.residual(stages=2, entries=64, num_columns=channels),
   ]

@@ -49,7 +49,7 @@ def _stage(scene: Scene, target: Float[Array, 'H W C'], stage: str) -> tuple[Any
     context = finetune.make_context(np.asarray(labels), method.num_clusters, height, width)
     forward = finetune.through(method)
     optimizer = fit.adam(finetune.RATES, 1000, final=finetune.FINAL_RATE)
-    start = finetune.initial_state(jax.random.key(0), gaussians, context, method, optimizer)
+    start = finetune.initial_state(jax.random.key(0), gaussians, context, target, method, optimizer)
     state = start.current
   return fit.lower_block(state, target, optimizer=optimizer, forward=forward, context=context)
 

@@ -66,6 +66,8 @@ class Quantizer(NamedTuple):
   """One way to turn real rows into integers, written for ONE cluster and vmapped over K.
 
   The functions take the padded rows of a cluster and their mask; padding never changes a result.
+  `init` also takes, for each number of the rows, the step at which rounding it costs the picture as
+  much as rounding any other number does; a quantizer that has steps to choose may go by it.
   `tabulate` rounds the params of all K clusters to the integers that the file stores and
   `restore` reads them back, so that encoder and decoder dequantize with the very same numbers; it
   raises ValueError where a file's tables and alphabets do not fit the quantizer or each other.
@@ -73,7 +75,7 @@ class Quantizer(NamedTuple):
 
   name: str  # names the dequantizer in the file
   alphabets: tuple[int, ...]  # number of values of each of the S symbol columns
-  init: Callable[[PRNGKeyArray, Float[Array, 'P D'], Bool[Array, 'P']], Params]
+  init: Callable[[PRNGKeyArray, Float[Array, 'P D'], Bool[Array, 'P'], Float[Array, 'P D']], Params]
   quantize: Callable[[Params, Float[Array, 'P D'], Bool[Array, 'P']], Quantized]
   dequantize: Callable[[Params, Int[Array, 'P S']], Float[Array, 'P D']]
   tabulate: Callable[[Params], dict[str, np.ndarray]]  # [K, ...] uint8 or uint16 tables

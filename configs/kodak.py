@@ -21,9 +21,12 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   """Every value is a default that the command line can override."""
   config = ConfigDict()
-  config.method = ('gi', 'cgvq')
+  config.method = ('gi', 'cgvq')  # or gi_fp16, cgvq_fp16
   config.num_gaussians = (10_000,)
   config.num_clusters = (0,)  # 0: the method's own
+  config.order = (
+    'sorted'  # of the Gaussians in a file; or bits_back, none: the same picture, longer
+  )
   config.seed = 0
 
   config.fit = ConfigDict()

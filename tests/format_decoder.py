@@ -1,10 +1,16 @@
 """A second decoder of the file format, written from docs/FORMAT.md alone.
 
-Plain Python integers, no numpy, no constriction, nothing of cgvq_jax: slow, and independent. The
-tests hold it against the codec, so the document, this file and the codec say the same.
+Plain Python integers, numpy for the picture, no constriction, nothing of cgvq_jax: slow, and
+independent. The tests hold it against the codec, so the document, this file and the codec say the
+same.
 """
 
 from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
 
 
 class Ans:
@@ -42,6 +48,17 @@ class Ans:
     self.state = (self.state >> 24) * own_weight + quantile - symbol * weight
     self.refill()
     return symbol
+
+  def give_back_uniform(self, symbol, size):
+    if size == 1:
+      return
+    weight = (1 << 24) // size
+    own_weight = (1 << 24) - weight * (size - 1) if symbol == size - 1 else weight
+    if self.state >> 40 >= own_weight:
+      self.words.append(self.state & (1 << 32) - 1)
+      self.state >>= 32
+    rounds, rest = divmod(self.state, own_weight)
+    self.state = (rounds << 24) + symbol * weight + rest
 
 
 def weigh(frequencies):
@@ -86,32 +103,132 @@ def take_histogram(ans, bins):
   return weigh(line)
 
 
-def take_column(ans, alphabet, counts):
-  counts = [count for count in counts if count > 0]
-  if not counts or alphabet == 1:
-    return [0] * sum(counts)
+def take_model(ans, alphabet, counts):
+  """(shift, the weights of each group) or None."""
+  present = [count for count in counts if count > 0]
+  if not present or alphabet == 1:
+    return None
   bits = (alphabet - 1).bit_length()
   shift = bits - (1 + ans.uniform(min(bits, 10)))
   bins = ((alphabet - 1) >> shift) + 1
   common = take_histogram(ans, bins)
-  sharing = ans.uniform(len(counts) + 1)
-  flags = weigh([len(counts) - sharing, sharing])
-  shares = [ans.take(flags) for _ in counts]
-  histograms = [common if share else take_histogram(ans, bins) for share in shares]
+  sharing = ans.uniform(len(present) + 1)
+  flags = weigh([len(present) - sharing, sharing])
+  shares = [ans.take(flags) for _ in present]
+  histograms = iter([common if share else take_histogram(ans, bins) for share in shares])
+  return shift, [next(histograms) if count > 0 else None for count in counts]
+
+
+def take_values(ans, model, alphabet, counts):
+  if model is None:
+    return [0] * sum(counts)
+  shift, histograms = model
   high = [
     ans.take(histogram)
     for histogram, count in zip(histograms, counts, strict=True)
     for _ in range(count)
   ]
-  return [value << shift | ans.uniform(1 << shift) for value in high]
+  values = [value << shift | ans.uniform(1 << shift) for value in high]
+  assert all(value < alphabet for value in values)
+  return values
 
 
-def decode_stream(data, layouts):
-  """The columns of one stream; layouts are pairs of an alphabet and the counts of its groups."""
+def take_column(ans, alphabet, counts):
+  return take_values(ans, take_model(ans, alphabet, counts), alphabet, counts)
+
+
+def decode_columns(data, layouts):
+  """The columns of a stream; layouts are pairs of an alphabet and the counts of its groups."""
   ans = Ans(data)
   columns = [take_column(ans, alphabet, counts) for alphabet, counts in layouts]
   assert ans.state == 0 and not ans.words
   return columns
+
+
+@functools.cache
+def log_sum(i):
+  """F_i of section 6."""
+  return 0 if i == 0 else log_sum(i - 1) + (i**256).bit_length() - 1
+
+
+for i in range(400):  # in steps that recursion can take
+  log_sum(i)
+
+
+@functools.cache
+def count_weights(count, alpha):
+  logs = []
+  for first in range(count + 1):
+    second = count - first
+    log = -log_sum(first) - log_sum(second)
+    if alpha:
+      log += log_sum(first + alpha - 1) + log_sum(second + alpha - 1)
+    logs.append(log)
+  return weigh([frequency(max(0, 240 + (log - max(logs)) // 16)) for log in logs])
+
+
+def take_sets(ans, alphabets, counts):
+  """The sorted rows of each group, one after the other."""
+  present = [group for group, count in enumerate(counts) if count > 0]
+  if not present:
+    return []
+  tops = [take_column(ans, alphabet, [len(present)]) for alphabet in alphabets]
+  boxes = [
+    (group, [0] * len(alphabets), [top + 1 for top in box_tops], counts[group])
+    for group, box_tops in zip(present, zip(*tops, strict=True), strict=True)
+  ]
+  found = []
+  while boxes:
+    cut = []
+    for group, low, sizes, count in boxes:
+      if count > 1 and max(sizes) > 1:
+        cut.append((group, low, sizes, count))
+      else:
+        row = [start + ans.uniform(size) for start, size in zip(low, sizes, strict=True)]
+        found += [(group, row)] * count
+    boxes = []
+    if cut:
+      alpha = (1, 2, 4, 8, 16, 32, 64, None)[ans.uniform(8)]
+      many = [i for i, box in enumerate(cut) if box[3] > 255]
+      few = sorted((box[3], i) for i, box in enumerate(cut) if box[3] <= 255)
+      first = {i: ans.uniform(cut[i][3] + 1) for i in many}
+      first |= {i: ans.take(count_weights(count, alpha)) for count, i in few}
+      for i, (group, low, sizes, count) in enumerate(cut):
+        axis = sizes.index(max(sizes))
+        half = (sizes[axis] + 1) // 2
+        behind = [start + half * (j == axis) for j, start in enumerate(low)]
+        in_first = [half if j == axis else size for j, size in enumerate(sizes)]
+        in_second = [size - half if j == axis else size for j, size in enumerate(sizes)]
+        halves = ((low, in_first, first[i]), (behind, in_second, count - first[i]))
+        boxes += [(group, *half) for half in halves if half[2] > 0]
+  return [row for _, row in sorted(found)]
+
+
+def take_sequence(ans, alphabets, counts, plain):
+  """Rows of all attributes together, plain ones first."""
+  models = [take_model(ans, alphabet, counts) for alphabet in alphabets]
+
+  def rows(part):
+    layouts = zip(models, alphabets, strict=True)
+    columns = [take_values(ans, model, alphabet, part) for model, alphabet in layouts]
+    return list(zip(*columns, strict=True))
+
+  cluster = [k for k, count in enumerate(counts) for _ in range(count)]
+  plain_counts = [cluster[:plain].count(k) for k in range(len(counts))]
+  left_counts = [cluster[plain:].count(k) for k in range(len(counts))]
+  chosen = iter(rows(left_counts))
+  groups = [[next(chosen) for _ in range(count)] for count in left_counts]
+  digits = []
+  for group in groups:
+    remaining = sorted(group)
+    for row in group:
+      before, equal, size = remaining.index(row), remaining.count(row), len(remaining)
+      remaining.pop(before)
+      digits.append((before, equal, size))
+  digits = [(before + ans.uniform(equal), size) for before, equal, size in digits]
+  for digit, size in reversed(digits):
+    ans.give_back_uniform(digit, size)
+  return rows(plain_counts) + [row for group in groups for row in sorted(group)]
 
 
 class Fields:
@@ -129,50 +246,30 @@ class Fields:
   def text(self):
     return self.take(self.varint()).decode('ascii')
 
-  def block(self):
-    return self.take(self.varint())
 
-
-def add_gaps(high, low, counts):
-  values = []
-  for count in counts:
-    value = 0
-    for _ in range(count):
-      value += high[len(values)] * 64 + low[len(values)]
-      values.append(value)
-  return values
-
-
-def decode_attribute(fields, counts):
+def attribute_fields(fields):
   quantizer = fields.text()
   alphabets = [fields.varint() for _ in range(fields.varint())]
-  is_sorted = fields.varint()
   tables = []
   for _ in range(fields.varint()):
     name, kind = fields.text(), fields.varint()
-    shape = [len(counts)] + [fields.varint() for _ in range(fields.varint() - 1)]
-    size = 1
-    for axis in shape:
-      size *= axis
-    tables.append((name, (256, 65536)[kind], shape, size))
-  values = []
-  if tables:
-    layouts = [(alphabet, [size]) for _, alphabet, _, size in tables]
-    values = decode_stream(fields.block(), layouts)
-  coded_alphabets = list(alphabets)
-  if is_sorted:
-    coded_alphabets[:1] = [(alphabets[0] - 1) // 64 + 1, min(alphabets[0], 64)]
-  columns = decode_stream(fields.block(), [(alphabet, counts) for alphabet in coded_alphabets])
-  if is_sorted:
-    columns[:2] = [add_gaps(columns[0], columns[1], counts)]
-  return {
-    'quantizer': quantizer,
-    'alphabets': alphabets,
-    'tables': {
-      table[0]: (table[2], entries) for table, entries in zip(tables, values, strict=True)
-    },
-    'columns': columns,
-  }
+    tables.append((name, kind, [fields.varint() for _ in range(fields.varint() - 1)]))
+  return quantizer, alphabets, tables
+
+
+def take_table(ans, kind, shape):
+  """The entries in row-major order."""
+  if kind < 2:
+    return take_column(ans, (256, 65536)[kind], [math.prod(shape)])
+  num_rows, num_columns = shape[-2:]
+  counts = [1 + less for less in take_column(ans, num_rows, [math.prod(shape[:-2])])]
+  rows = iter(take_sets(ans, [256] * num_columns, counts))
+  entries = []
+  for count in counts:
+    block = [next(rows) for _ in range(count)]
+    block += block[-1:] * (num_rows - count)
+    entries += [entry for row in block for entry in row]
+  return entries
 
 
 def decode_file(data):
@@ -181,8 +278,78 @@ def decode_file(data):
   assert fields.take(5) == b'CGVQ\x01'
   image = {name: fields.varint() for name in ('height', 'width', 'channels')}
   image['method'] = fields.text()
-  image['counts'] = [fields.varint() for _ in range(fields.varint())]
-  for attribute in ('position', 'rotation_scale', 'color'):
-    image[attribute] = decode_attribute(fields, image['counts'])
-  assert fields.position == len(data) - 4
+  counts = image['counts'] = [fields.varint() for _ in range(fields.varint())]
+  plain = fields.varint() if fields.varint() else None
+  told = [attribute_fields(fields) for _ in range(3)]
+  ans = Ans(data[fields.position : -4])
+  tables = [
+    {
+      name: ([len(counts), *sizes], take_table(ans, kind, [len(counts), *sizes]))
+      for name, kind, sizes in t
+    }
+    for _, _, t in told
+  ]
+  alphabets = [alphabet for _, sizes, _ in told for alphabet in sizes]
+  if plain is None:
+    positions = take_sets(ans, told[0][1], counts)
+    columns = [list(column) for column in zip(*positions, strict=True)]
+    columns += [take_column(ans, alphabet, counts) for alphabet in alphabets[len(columns) :]]
+  else:
+    rows = take_sequence(ans, alphabets, counts, plain)
+    columns = [list(column) for column in zip(*rows, strict=True)]
+  assert ans.state == 0 and not ans.words
+  left = iter(columns)
+  names = ('position', 'rotation_scale', 'color')
+  for name, (quantizer, sizes, _), stored in zip(names, told, tables, strict=True):
+    image[name] = {
+      'quantizer': quantizer,
+      'alphabets': sizes,
+      'tables': stored,
+      'columns': [next(left) for _ in sizes],
+    }
   return image
+
+
+# --- the picture, section 8 ---
+
+
+def halves(table):
+  shape, entries = table
+  return np.array(entries, np.uint16).view(np.float16).astype(np.float64).reshape(shape)
+
+
+def numbers(attribute, cluster):
+  """The numbers of every Gaussian [N, D]."""
+  symbols = np.array(attribute['columns']).T
+  tables = attribute['tables']
+  if attribute['quantizer'] == 'fp16':
+    return halves((symbols.shape, symbols))
+  if attribute['quantizer'] in ('uniform', 'lattice'):
+    return symbols * halves(tables['step'])[cluster] + halves(tables['offset'])[cluster]
+  assert attribute['quantizer'] == 'residual'
+  shape, entries = tables['entries']
+  low, step = halves(tables['low']), halves(tables['step'])
+  books = low[:, :, None] + step[:, None, None] * np.array(entries).reshape(shape)
+  stages = np.arange(symbols.shape[1])
+  return books[cluster[:, None], stages, symbols].sum(axis=1)
+
+
+def render(image):
+  """8-bit pixels [H, W, C] of a decoded file: every pixel sees every Gaussian."""
+  height, width = image['height'], image['width']
+  cluster = np.repeat(np.arange(len(image['counts'])), image['counts'])
+  position, shape, color = (
+    numbers(image[name], cluster) for name in ('position', 'rotation_scale', 'color')
+  )
+  mean = (position + 1) * [width, height] / 2
+  deviation = np.clip(np.exp(shape[:, 1:]), 1e-3, 1e6)
+  cosine, sine = np.cos(shape[:, 0]), np.sin(shape[:, 0])
+  y, x = np.mgrid[:height, :width] + 0.5
+  pixels = np.zeros((height, width, color.shape[1]))
+  for i in range(len(mean)):
+    dx, dy = x - mean[i, 0], y - mean[i, 1]
+    along = (dx * cosine[i] + dy * sine[i]) / deviation[i, 0]
+    across = (dy * cosine[i] - dx * sine[i]) / deviation[i, 1]
+    q = (along**2 + across**2) / 2
+    pixels += np.where(q <= math.log(255), np.exp(-q), 0)[:, :, None] * color[i]
+  return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)

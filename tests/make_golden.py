@@ -1,18 +1,22 @@
-"""Writes the golden files: small files of fixed integers that pin the format's bytes.
+"""Writes the golden files, which pin the format: they stay, and must stay readable.
 
     python tests/make_golden.py
 
-rewrites tests/golden/v1_*.cgvq with the code as it stands. Do that only when the format changes
-on purpose; once a version is released its files stay, and must stay readable.
+writes those of tests/golden that are not there: files of fixed integers, and small pieces of a
+photograph that are encoded and decoded now, with the pictures that came out. A file is removed only
+with the version that it belongs to.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from cgvq_jax import codec, images
 from cgvq_jax.bitstream import container, ordering
+from cgvq_jax.methods import METHODS
 from cgvq_jax.types import Stream, Symbols
 
 FOLDER = Path(__file__).parent / 'golden'
@@ -72,11 +76,6 @@ def clustered() -> Symbols:
   )
 
 
-def sorted_by_position() -> Symbols:
-  """The same, in the order that lets positions be coded as gaps."""
-  return ordering.canonical(clustered())
-
-
 def odd() -> Symbols:
   """Alphabets that are no powers of two, or 1; columns of one value; four channels; no tables."""
   counts = np.array([70, 1], np.int32)
@@ -112,15 +111,117 @@ def single() -> Symbols:
   )
 
 
+def as_sets(symbols: Symbols) -> Symbols:
+  """The same with codebooks whose entries are sorted, the last ones repeated."""
+  entries = symbols.color.tables['entries'].copy()
+  for book in np.ndindex(entries.shape[:2]):
+    different = np.unique(entries[book][: 8 - sum(book)], axis=0)
+    entries[book] = different[np.minimum(np.arange(8), len(different) - 1)]
+  tables = symbols.color.tables | {'entries': entries}
+  return symbols._replace(color=symbols.color._replace(tables=tables))
+
+
+def repeated() -> Symbols:
+  """Rows of which many are equal, whose order no decoder can know."""
+  symbols = clustered()
+
+  def few(stream: Stream, values: int) -> Stream:
+    return stream._replace(symbols=stream.symbols % values)
+
+  return symbols._replace(
+    position=few(symbols.position, 5),
+    rotation_scale=few(symbols.rotation_scale, 2),
+    color=few(symbols.color, 2),
+  )
+
+
+def crowded() -> Symbols:
+  """More rows in one cluster than a count's own distribution is made for."""
+  counts = np.array([700, 300], np.int32)
+  position = np.stack([bell(1, 1000, 900), bell(2, 1000, 500)], axis=1)
+  return Symbols(
+    height=500,
+    width=900,
+    channels=3,
+    method='gi',
+    counts=counts,
+    position=Stream('lattice', (65536, 65536), {}, position),
+    rotation_scale=Stream('uniform', (64,), {}, bell(3, 1000, 64)[:, None]),
+    color=Stream('vq', (8,), {}, bell(4, 1000, 8)[:, None]),
+  )
+
+
+# Of fixed integers: what is in them and in which order.
 CASES = {
-  'v1_clustered': clustered,
-  'v1_sorted': sorted_by_position,
-  'v1_odd': odd,
-  'v1_single': single,
+  'v1_clustered': (clustered, 'none'),
+  'v1_sorted': (clustered, 'sorted'),
+  'v1_bits_back': (clustered, 'bits_back'),
+  'v1_sets': (lambda: as_sets(clustered()), 'sorted'),
+  'v1_repeated': (repeated, 'sorted'),
+  'v1_repeated_bits_back': (repeated, 'bits_back'),
+  'v1_crowded': (crowded, 'sorted'),
+  'v1_odd': (odd, 'none'),
+  'v1_odd_sorted': (odd, 'sorted'),
+  'v1_single': (single, 'sorted'),
+  'v1_single_none': (single, 'none'),
 }
 
 
-if __name__ == '__main__':
+def written(name: str) -> bytes:
+  symbols, order = CASES[name]
+  return container.write(symbols(), container.ORDERS[order])
+
+
+def canonical(symbols: Symbols) -> Symbols:
+  """The same picture, its Gaussians in the order in which files give them back."""
+  streams = [getattr(symbols, attribute) for attribute in container.ATTRIBUTES]
+  rows = ordering.canonical([stream.symbols for stream in streams], symbols.counts)
+  replaced = [stream._replace(symbols=row) for stream, row in zip(streams, rows, strict=True)]
+  return symbols._replace(**dict(zip(container.ATTRIBUTES, replaced, strict=True)))
+
+
+# --- pieces of a photograph ---
+
+
+def piece(channels: int = 3) -> np.ndarray:
+  """48 x 64 pixels of the sample photograph, with an alpha that falls from left to right."""
+  pixels = images.sample_photograph()[100:196:2, 200:328:2]
+  grey = pixels.mean(axis=2, keepdims=True)
+  alpha = np.broadcast_to(np.linspace(1, 0.2, 64, dtype=np.float32)[None, :, None], grey.shape)
+  return {1: grey, 3: pixels, 4: np.concatenate([pixels, alpha], axis=2)}[channels]
+
+
+def encoded(method: str, order: str, channels: int = 3) -> bytes:
+  return codec.encode(
+    piece(channels),
+    METHODS[method](channels),
+    num_gaussians=150,
+    num_clusters=4 if 'cgvq' in method else 1,
+    fit_steps=100,
+    finetune_steps=50,
+    order=container.ORDERS[order],
+  )
+
+
+PHOTOGRAPHS = {
+  'v1_photo_gi': partial(encoded, 'gi', 'sorted'),
+  'v1_photo_cgvq': partial(encoded, 'cgvq', 'sorted'),
+  'v1_photo_cgvq_fp16': partial(encoded, 'cgvq_fp16', 'bits_back'),
+  'v1_photo_grey': partial(encoded, 'cgvq', 'none', 1),
+  'v1_photo_alpha': partial(encoded, 'gi_fp16', 'sorted', 4),
+}
+
+
+def main() -> None:
   FOLDER.mkdir(exist_ok=True)
-  for name, symbols in CASES.items():
-    container.write_file(FOLDER / f'{name}.cgvq', container.write(symbols()))
+  for name, make in {**{name: partial(written, name) for name in CASES}, **PHOTOGRAPHS}.items():
+    path = FOLDER / f'{name}.cgvq'
+    if not path.exists():
+      container.write_file(path, make())
+      print(path)
+    if name in PHOTOGRAPHS and not path.with_suffix('.png').exists():
+      images.save(path.with_suffix('.png'), codec.render(codec.decode(path.read_bytes())))
+
+
+if __name__ == '__main__':
+  main()

@@ -46,7 +46,9 @@ def finetune_block(method='cgvq', implementation=None):
   optimizer = fit.adam(finetune.RATES)
   labels = np.arange(scenes.NUM_GAUSSIANS) % CLUSTERS
   context = finetune.make_context(labels, CLUSTERS, HEIGHT, WIDTH)
-  start = finetune.initial_state(jax.random.key(0), state.params, context, method, optimizer)
+  start = finetune.initial_state(
+    jax.random.key(0), state.params, context, target, method, optimizer
+  )
   block = _block(finetune.through(method), optimizer, implementation)
   return block, (start.current, context, target)
 

@@ -67,7 +67,14 @@ def test_info(encoded, capsys):
   assert json.loads(capsys.readouterr().out) == about
   assert cli.main(['info', str(file)]) == 0
   text = capsys.readouterr().out
-  for fact in ('version 1', 'method gi', '40 x 48 px, 3 channels', '60 Gaussians', '1 clusters'):
+  for fact in (
+    'version 1',
+    'method gi',
+    '40 x 48 px, 3 channels',
+    '60 Gaussians',
+    '1 clusters',
+    'sorted',
+  ):
     assert fact in text
   for name, size in about['sections'].items():
     assert any(line.split()[:2] == [name, str(size)] for line in text.splitlines())

@@ -285,8 +285,8 @@ INFINITY, NAN = np.uint16(0x7C00), np.uint16(0x7E00)
   ('rewrite', 'message'),
   [
     (
-      lambda data: rewritten(data, 'color', quantizer='lattice'),
-      "color quantizer: wanted one of .*, got 'lattice'",
+      lambda data: rewritten(data, 'color', quantizer='unknown'),
+      "color quantizer: wanted one of .*, got 'unknown'",
     ),
     (
       lambda data: without_table(data, 'rotation_scale', 'step'),
@@ -328,7 +328,7 @@ def beyond_the_codebook(data):
     (lambda data: cut(data, 'color', 1), 'color: wanted 3 columns, got 1'),
     (lambda data: cut(data, 'color', 2), 'color: wanted 3 columns, got 2'),
     (lambda data: cut(data, 'rotation_scale', 2), 'rotation_scale: wanted 3 columns, got 2'),
-    (lambda data: cut(data, 'position', 1), 'position: fp16: wanted alphabets'),
+    (lambda data: cut(data, 'position', 1), 'position: wanted 2 columns, got 1'),
     (beyond_the_codebook, 'color: residual: table entries: wanted'),
   ],
 )

@@ -19,7 +19,8 @@ def data():
   symbols = make_golden.clustered()
   # Colours about 0.03, of which some fifteen overlap.
   ends = {
-    name: np.full((4, 2, 3), value, np.float16) for name, value in (('low', -0.04), ('step', 4e-4))
+    'low': np.full((4, 2, 3), -0.04, np.float16),
+    'step': np.full((4, 3), 4e-4, np.float16),
   }
   tables = symbols.color.tables | {name: table.view(np.uint16) for name, table in ends.items()}
   color = symbols.color._replace(quantizer='residual', tables=tables)

@@ -250,13 +250,20 @@ def test_every_setting_counts_and_the_fit_does_not_ask_the_method(tmp_path):
   def task(point=POINTS[0], **changes):
     return dataset._Task('a', 'digest', point, SETTINGS._replace(**changes), tmp_path)
 
-  others = {'fit_steps': 1, 'finetune_steps': 2, 'seed': 3, 'loss': 'l1', 'initializer': 'random'}
+  others = {
+    'fit_steps': 1,
+    'finetune_steps': 2,
+    'seed': 3,
+    'loss': 'l1',
+    'initializer': 'random',
+    'order': 'none',
+  }
   assert set(others) == set(SETTINGS._fields)
   for name, value in others.items():
     other = task(**{name: value})
     assert other.settings_of_file() != task().settings_of_file()
     same_fit = other.settings_of_fit() == task().settings_of_fit()
-    assert same_fit == (name == 'finetune_steps')
+    assert same_fit == (name in ('finetune_steps', 'order'))
   tuned = task(dataset.Point('cgvq', 60, 4))
   assert tuned.settings_of_fit() == task().settings_of_fit()
   assert tuned.stages()['fit'].folder == task().stages()['fit'].folder

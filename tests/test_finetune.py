@@ -13,6 +13,7 @@ import scenes
 from cgvq_jax import finetune, fit, initialize
 from cgvq_jax.cluster import canonical, cluster, join, split
 from cgvq_jax.methods import dequantizers, papers_method
+from cgvq_jax.quantize import vector
 
 # tests/test_codec.py uses the same sizes, so that what is compiled for one serves the other.
 SIDE, NUM_GAUSSIANS, NUM_CLUSTERS, STEPS = 48, 60, 4, 2 * fit.BLOCK_STEPS
@@ -41,8 +42,8 @@ def context(gaussians):
   return context_of(cluster(jax.random.key(1), gaussians, NUM_CLUSTERS))
 
 
-def start_of(gaussians, context):
-  return finetune.initial_state(jax.random.key(2), gaussians, context, METHOD, OPTIMIZER)
+def start_of(gaussians, context, target):
+  return finetune.initial_state(jax.random.key(2), gaussians, context, target, METHOD, OPTIMIZER)
 
 
 def run(state, context, target):
@@ -62,7 +63,7 @@ def run(state, context, target):
 
 @pytest.fixture(scope='module')
 def tuned(gaussians, context, target):
-  return run(start_of(gaussians, context), context, target)
+  return run(start_of(gaussians, context, target), context, target)
 
 
 def freeze(state, context):
@@ -110,8 +111,8 @@ def test_forward_is_one_function_a_method():
   assert finetune.through(METHOD) is finetune.through(METHOD)
 
 
-def test_forward_renders_what_the_quantizers_say(gaussians, context, forward):
-  start = start_of(gaussians, context).current
+def test_forward_renders_what_the_quantizers_say(gaussians, context, forward, target):
+  start = start_of(gaussians, context, target).current
   got = finetune.to_rows(forward(start.params, start.carry, context).gaussians, context.size)
   rows = finetune.to_rows(gaussians, context.size)
   for attribute in finetune.ATTRIBUTES:
@@ -124,15 +125,15 @@ def test_forward_renders_what_the_quantizers_say(gaussians, context, forward):
     assert np.any(want != getattr(rows, attribute)), attribute
 
 
-def test_penalty_is_the_mean_commitment_over_all_members(gaussians, context, forward):
-  start = start_of(gaussians, context).current
+def test_penalty_is_the_mean_commitment_over_all_members(gaussians, context, forward, target):
+  start = start_of(gaussians, context, target).current
   out = forward(start.params, start.carry, context)
   error = np.asarray(gaussians.color, np.float64) - np.asarray(out.gaussians.color)
   assert out.penalty == pytest.approx(np.mean(error**2), rel=1e-4) and out.penalty > 0
 
 
-def test_gradient_passes_straight_through_to_the_gaussians(gaussians, context):
-  start = start_of(gaussians, context).current
+def test_gradient_passes_straight_through_to_the_gaussians(gaussians, context, target):
+  start = start_of(gaussians, context, target).current
 
   @jax.jit
   @jax.grad
@@ -151,8 +152,8 @@ def test_gradient_passes_straight_through_to_the_gaussians(gaussians, context):
   assert np.all(np.asarray(got.quantizers.rotation_scale.step) != 0)
 
 
-def test_carry_is_how_far_the_codebooks_have_moved(gaussians, context, forward):
-  state = start_of(gaussians, context).current
+def test_carry_is_how_far_the_codebooks_have_moved(gaussians, context, forward, target):
+  state = start_of(gaussians, context, target).current
   params = state.params.replace(gaussians=gaussians.replace(color=gaussians.color + 0.1))
   moved, effective = state.carry, state.params.quantizers.color
   rows = split(params.gaussians.color, context.clusters)
@@ -171,7 +172,7 @@ def test_carry_is_how_far_the_codebooks_have_moved(gaussians, context, forward):
 
 def test_fine_tuning_raises_the_decoded_image(tuned, gaussians, context, target):
   state, _ = tuned
-  symbols = freeze(start_of(gaussians, context).current, context)
+  symbols = freeze(start_of(gaussians, context, target).current, context)
   before = finetune.decoded_psnr(symbols, target, KNOWN)
   after = finetune.decoded_psnr(freeze(state.best, context), target, KNOWN)
   assert after > before + 3
@@ -188,8 +189,8 @@ def test_progress_is_of_the_decoded_image(tuned, context, target):
   assert state.best_psnr == pytest.approx(max(p.psnr for _, p in blocks), abs=1e-4)
 
 
-def test_optimizer_leaves_the_codebooks_to_their_averages(tuned, gaussians, context):
-  start, end = start_of(gaussians, context).current, tuned[0].current
+def test_optimizer_leaves_the_codebooks_to_their_averages(tuned, gaussians, context, target):
+  start, end = start_of(gaussians, context, target).current, tuned[0].current
   assert_same_bits(end.params.quantizers.color, start.params.quantizers.color)
   assert np.abs(end.carry.color.entries).max() > 1e-3
   before, after = start.params.quantizers.rotation_scale, end.params.quantizers.rotation_scale
@@ -203,13 +204,13 @@ def test_optimizer_leaves_the_codebooks_to_their_averages(tuned, gaussians, cont
 def test_the_best_is_kept(gaussians, context, target, monkeypatch, measured, best_step):
   values = iter(measured)
   monkeypatch.setattr(finetune, 'decoded_psnr', lambda *arguments: float(next(values)))
-  state, blocks = run(start_of(gaussians, context), context, target)
+  state, blocks = run(start_of(gaussians, context, target), context, target)
   assert state.best_psnr == 30 and state.best.step == best_step and state.current.step == STEPS
   assert [p.psnr for _, p in blocks] == list(measured[1:])
 
 
 def test_same_start_same_bits(tuned, gaussians, context, target):
-  assert_same_bits(run(start_of(gaussians, context), context, target)[0], tuned[0])
+  assert_same_bits(run(start_of(gaussians, context, target), context, target)[0], tuned[0])
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(tuned, context, target):
@@ -262,7 +263,7 @@ def test_frozen_and_thawed_is_what_was_measured(tuned, context):
 @pytest.mark.parametrize('counts', [[60, 0, 0, 0], [0, 57, 1, 2]])
 def test_empty_and_tiny_clusters(gaussians, target, counts):
   context = context_of(np.random.default_rng(0).permutation(np.repeat(np.arange(4), counts)))
-  start = start_of(gaussians, context)
+  start = start_of(gaussians, context, target)
   check_frozen(start.current, context)
   state, blocks = run(start, context, target)
   check_frozen(state.best, context)
@@ -279,11 +280,21 @@ def test_fewer_distinct_gaussians_than_clusters(gaussians, target):
     }
   )
   context = context_of(cluster(jax.random.key(0), same, NUM_CLUSTERS))
-  check_frozen(start_of(same, context).current, context)
+  check_frozen(start_of(same, context, target).current, context)
+
+
+def test_entries_in_7_bits_cost_no_more_than_a_twentieth_of_a_decibel(
+  tuned, context, target, monkeypatch
+):
+  pixels = np.asarray(target)
+  told = finetune.decoded_psnr(freeze(tuned[0].best, context), pixels, KNOWN)
+  monkeypatch.setattr(vector, '_LEVELS', 255)  # as many as a byte has
+  finer = finetune.decoded_psnr(freeze(tuned[0].best, context), pixels, KNOWN)
+  assert told > finer - 0.05
 
 
 def test_thaw_names_an_unknown_quantizer(tuned, context):
   symbols = freeze(tuned[0].best, context)
-  stranger = symbols._replace(color=symbols.color._replace(quantizer='lattice'))
-  with pytest.raises(ValueError, match=r"color quantizer: wanted one of .*, got 'lattice'"):
+  stranger = symbols._replace(color=symbols.color._replace(quantizer='unknown'))
+  with pytest.raises(ValueError, match=r"color quantizer: wanted one of .*, got 'unknown'"):
     finetune.thaw(stranger, KNOWN)

@@ -13,6 +13,7 @@ from cgvq_jax.quantize.vector import Codebooks
 # Small codebooks, so that a cluster of 60 has more members than entries.
 QUANTIZERS = {
   'fp16': position.fp16(),
+  'lattice': position.lattice(),
   'uniform': scalar.uniform(levels=64, num_columns=2),
   'residual': vector.residual(stages=2, entries=8, num_columns=2),
 }
@@ -42,6 +43,7 @@ MEMBERS = jnp.where(MASK, 1.0, 0.0)[..., None]
 INIT = {name: jax.jit(jax.vmap(q.init)) for name, q in QUANTIZERS.items()}
 LEARN = {name: learner(q) for name, q in QUANTIZERS.items()}
 KEYS = jax.random.split(jax.random.key(0), 5)
+STEPS = jnp.full((5, 64, 2), 0.01)
 
 
 @pytest.fixture(scope='module')
@@ -52,7 +54,7 @@ def rows():
 @pytest.fixture(scope='module')
 def first(rows):
   """The first params of each quantizer."""
-  return {name: init(KEYS, rows, MASK) for name, init in INIT.items()}
+  return {name: init(KEYS, rows, MASK, STEPS) for name, init in INIT.items()}
 
 
 def assert_finite(tree):
@@ -68,7 +70,7 @@ def test_values_are_near_and_symbols_in_their_alphabets(rows, first, name):
   assert out.symbols.dtype == jnp.int32
   assert np.all((out.symbols >= 0) & (out.symbols < np.array(QUANTIZERS[name].alphabets)))
   error = np.sqrt(np.mean(np.square(out.value - rows)[MASK]))
-  assert error < {'fp16': 5e-4, 'uniform': 0.01, 'residual': 0.05}[name]
+  assert error < {'fp16': 5e-4, 'lattice': 0.006, 'uniform': 0.01, 'residual': 0.05}[name]
 
 
 @every
@@ -83,7 +85,7 @@ def test_empty_and_small_clusters_are_finite(rows, first, name):
 @every
 def test_padding_changes_nothing(rows, first, name):
   garbage = clustered_rows(padding=3.0)
-  jax.tree.map(np.testing.assert_array_equal, INIT[name](KEYS, garbage, MASK), first[name])
+  jax.tree.map(np.testing.assert_array_equal, INIT[name](KEYS, garbage, MASK, STEPS), first[name])
   want, got = (LEARN[name](first[name], x, MEMBERS) for x in (rows, garbage))
   np.testing.assert_array_equal(got[1].value[MASK], want[1].value[MASK])
   jax.tree.map(
@@ -159,7 +161,8 @@ def test_lowers_for_accelerators_without_callbacks(rows, first, name):
   quantizer = QUANTIZERS[name]
 
   def both(key, params, rows, mask):
-    return quantizer.init(key, rows, mask), quantizer.quantize(params, rows, mask)
+    steps = jnp.ones_like(rows)
+    return quantizer.init(key, rows, mask, steps), quantizer.quantize(params, rows, mask)
 
   one = jax.tree.map(lambda leaf: leaf[0], first[name])
   traced = jax.jit(both).trace(KEYS[0], one, rows[0], MASK[0])
@@ -192,6 +195,34 @@ def test_half_precision_clamps_and_stays_straight_through():
   np.testing.assert_array_equal(value(x)[:2], [[65504, -65504], [65504, 65504]])
   cotangent = jnp.arange(6.0).reshape(3, 2)
   np.testing.assert_array_equal(jax.vjp(value, x)[1](cotangent)[0], cotangent)
+
+
+def test_the_lattice_step_costs_what_the_members_own_steps_would():
+  steps = jnp.array([[0.01, 0.02], [0.03, 0.02], [9.0, 9.0]])
+  mask = jnp.array([True, True, False])
+  rows = jnp.array([[-0.5, 0.25], [0.5, 0.75], [-99.0, -99.0]])
+  params = position.lattice().init(jax.random.key(0), rows, mask, steps)
+  wanted = [((0.01**-2 + 0.03**-2) / 2) ** -0.5, 0.02]
+  np.testing.assert_allclose(params.step, wanted, rtol=1e-3)
+  np.testing.assert_array_equal(params.step, np.float32(np.float16(params.step)))
+  assert np.all(params.offset < rows[0])
+  out = position.lattice().quantize(params, rows, mask)
+  np.testing.assert_allclose(out.value[:2], rows[:2], atol=0.6 * np.max(wanted))
+  # A member may move below the first ones; what leaves the lattice stays at its edge.
+  lower = position.lattice().quantize(params, rows - 10 * params.step, mask)
+  assert np.all(lower.symbols[:2] == out.symbols[:2] - 10)
+  assert np.all(position.lattice().quantize(params, rows - 99, mask).symbols == 0)
+
+
+@pytest.mark.parametrize('step', [0.0, 1e-30, 1e30, np.inf])
+def test_a_lattice_takes_any_step(step):
+  rows = jnp.array([[-1.2, 0.3], [1.1, 0.4]])
+  params = position.lattice().init(
+    jax.random.key(0), rows, jnp.ones(2, bool), jnp.full((2, 2), step)
+  )
+  out = position.lattice().quantize(params, rows, jnp.ones(2, bool))
+  assert_finite(out.value)
+  assert np.all((out.symbols >= 0) & (out.symbols < 65536))
 
 
 def test_straight_through_is_the_value_exactly():
@@ -245,7 +276,9 @@ def test_first_grid_covers_the_members(rows, first):
   _, out = LEARN['uniform'](grid, rows, MEMBERS)
   assert np.all((np.abs(out.value - rows) <= 0.501 * grid.step[:, None])[MASK])
   # A constant column: its value is level 0.
-  constant = scalar.uniform().init(jax.random.key(0), jnp.full((9, 3), 0.7), jnp.ones(9, bool))
+  constant = scalar.uniform().init(
+    jax.random.key(0), jnp.full((9, 3), 0.7), jnp.ones(9, bool), jnp.ones((9, 3))
+  )
   assert np.all(constant.step > 0)
   np.testing.assert_allclose(constant.offset, 0.7)
 
@@ -386,7 +419,7 @@ def colours():
   rows[:, :500] = image[np.argsort(image.sum(axis=1))].reshape(4, 500, 3)
   mask = jnp.asarray(np.arange(512) < 500)[None].repeat(4, axis=0)
   quantizer = vector.residual(stages=2, entries=64)
-  params = jax.jit(jax.vmap(quantizer.init))(KEYS[:4], rows, mask)
+  params = jax.jit(jax.vmap(quantizer.init))(KEYS[:4], rows, mask, jnp.ones_like(rows))
 
   @jax.jit
   def step(params):
@@ -396,11 +429,15 @@ def colours():
   return quantizer, step, params, float(step(params)[1])
 
 
-def test_entries_in_8_bits_cost_little_on_real_colours(colours):
-  # 64 x 64 values for 500 colours: no coarser codebook has less error to hide the rounding in.
+def test_entries_in_7_bits_cost_little_on_real_colours(colours):
+  # 64 x 64 values for 500 colours: no coarser codebook has less error to hide the rounding in. What
+  # the rounding adds is less than that of a step of two grey levels.
   quantizer, step, params, error = colours
-  restored = quantizer.restore(quantizer.tabulate(params), quantizer.alphabets)
-  assert step(restored)[1] < 1.05 * error
+  tables = quantizer.tabulate(params)
+  assert tables['entries'].max() == 127
+  assert tables['entries'][:, 1].max() < 100  # the second stage has less to say
+  restored = quantizer.restore(tables, quantizer.alphabets)
+  assert step(restored)[1] < error + (2 / 255) ** 2 / 12
 
 
 def test_training_from_bad_codebooks_reaches_the_error_of_kmeans(colours):
@@ -417,15 +454,26 @@ def test_unused_entries_do_not_widen_the_tables():
   books = codebook([0.25, 500.0, 0.75], [3.0, 0.01, 2.0])
   quantizer = vector.residual(stages=1, entries=3, num_columns=1)
   tables = quantizer.tabulate(jax.tree.map(lambda leaf: leaf[None], books))
-  np.testing.assert_array_equal(tables['entries'], [[[[0], [0], [255]]]])
+  np.testing.assert_array_equal(tables['entries'], [[[[0], [127], [127]]]])
   restored = quantizer.restore(tables, quantizer.alphabets).entries[0, 0, :, 0]
-  np.testing.assert_allclose(restored, [0.25, 0.25, 0.75], rtol=1e-3)
+  np.testing.assert_allclose(restored, [0.25, 0.75, 0.75], rtol=1e-3)
   # The count that one member leaves in one step is enough to be kept.
   books = codebook([0.25, 500.0, 0.75], [3.0, 0.2, 2.0])
   tables = quantizer.tabulate(jax.tree.map(lambda leaf: leaf[None], books))
   np.testing.assert_allclose(
-    quantizer.restore(tables, quantizer.alphabets).entries[0, 0, 1, 0], 500, rtol=1e-3
+    quantizer.restore(tables, quantizer.alphabets).entries[0, 0, 2, 0], 500, rtol=1e-3
   )
+
+
+def test_entries_are_stored_as_sets():
+  books = codebook([0.5, -1.0, 2.0, 0.5], [1.0, 1.0, 1.0, 1.0])
+  quantizer = vector.residual(stages=1, entries=4, num_columns=1)
+  tables = quantizer.tabulate(jax.tree.map(lambda leaf: leaf[None], books))
+  assert tables['entries'][0, 0, :, 0].tolist() == [0, 64, 127, 127]  # sorted, the last repeated
+  nobody = codebook([0.5, -1.0], [0.0, 0.0])
+  quantizer = vector.residual(stages=1, entries=2, num_columns=1)
+  tables = quantizer.tabulate(jax.tree.map(lambda leaf: leaf[None], nobody))
+  assert not tables['entries'].any()
 
 
 def test_tables_hold_any_codebook():
@@ -447,5 +495,6 @@ def test_bad_input_is_named():
   for kwargs in ({'stages': 0}, {'entries': 0}, {'decay': 1.0}, {'commitment': -1.0}):
     with pytest.raises(ValueError, match=next(iter(kwargs))):
       vector.residual(**kwargs)
+  rows = jnp.zeros((4, 2))
   with pytest.raises(ValueError, match='rows must have 3 columns'):
-    vector.residual().init(jax.random.key(0), jnp.zeros((4, 2)), jnp.ones(4, bool))
+    vector.residual().init(jax.random.key(0), rows, jnp.ones(4, bool), rows)

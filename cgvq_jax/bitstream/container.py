@@ -1,15 +1,16 @@
 """The file: one image's `Symbols` as bytes, and back, with the size of every part.
 
-    'CGVQ' version height width channels method K counts
+    'CGVQ' version height width channels method K counts order
     three times, for position, rotation-scale and colour:
-      quantizer alphabets order | tables: names, types, shapes, coded entries | coded symbols
+      quantizer alphabets | tables: names, types, shapes
+    one stream of coded integers: tables, then symbols
     CRC-32
 
-Sizes are varints, tables and symbols are streams of `entropy`. docs/FORMAT.md tells every byte.
-Reading is strict: each field is checked against its limits before it is used, so a file can ask
-for no more memory than MAX_COLUMNS * MAX_GAUSSIANS integers an attribute, whatever its bytes are.
-Whether a table makes sense as a quantizer (a float16 step that is not finite, say) is not known
-here; the codec checks it when it restores the quantizer.
+Sizes are varints, the stream is of `coder`. docs/FORMAT.md tells every byte. Reading is strict:
+each field is checked against its limits before it is used, and a file can ask for no more
+Gaussians and table entries than its own size allows. Whether a table makes sense as a quantizer (a
+float16 step that is not finite, say) is not known here; the codec checks it when it restores the
+quantizer.
 """
 
 from __future__ import annotations
@@ -19,38 +20,51 @@ import os
 import secrets
 import stat
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from cgvq_jax.bitstream import entropy, ordering
+from cgvq_jax.bitstream import entropy, ordering, sets
+from cgvq_jax.bitstream.coder import Reader, Writer
 from cgvq_jax.bitstream.fields import ContainerError, FieldReader, FieldWriter
 from cgvq_jax.types import Stream, Symbols
 
 MAGIC = b'CGVQ'
 VERSION = 1
 MAX_SIDE = 65535  # px
-MAX_PIXELS = 1 << 28
+MAX_PIXELS = 1 << 26
 CHANNELS = (1, 3, 4)
 MAX_CLUSTERS = 64
 MAX_GAUSSIANS = 1 << 22
 MAX_ALPHABET = 1 << 16
-MAX_COLUMNS = 16  # symbol columns of an attribute: at most 2^26 symbols with MAX_GAUSSIANS
+MAX_COLUMNS = 16  # symbol columns of an attribute
 MAX_TABLES = 16  # of an attribute
 MAX_AXES = 5  # of a table, the cluster axis included
-MAX_ENTRIES = 1 << 22  # of all tables of an attribute
+MAX_ENTRIES = 1 << 20  # of all tables
+MAX_SET_COLUMNS = 4  # of a table of sets
 MAX_FILE_BYTES = 1 << 30
+# What a byte of a file may stand for. Real files are far below; a hostile one stays small.
+GAUSSIANS_A_BYTE = 32
+ENTRIES_A_BYTE = 256
 ATTRIBUTES = ('position', 'rotation_scale', 'color')
 SECTIONS = ('positions', 'rotation_scale', 'color', 'codebooks', 'header')  # attributes first
+# The ways to order the Gaussians, the best first.
+ORDERS: dict[str, ordering.Put] = {
+  'sorted': ordering.put_sorted,
+  'bits_back': ordering.put_bits_back,
+  'none': ordering.put_plain,
+}
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))  # a table's type is its index here
+_SET = len(_DTYPES)  # or this, of a table of uint8 that is stored as sets
 _CRC_BYTES = 4
 
 
 class _Table(NamedTuple):
   name: str
-  dtype: np.dtype
+  type: int
   shape: tuple[int, ...]  # [K, ...]
 
 
@@ -60,32 +74,58 @@ class _Header(NamedTuple):
   channels: int
   method: str
   counts: Int[np.ndarray, 'K']
+  num_plain: int | None  # rows of a sequence that are plain; None where positions are sets
 
 
 class _Attribute(NamedTuple):
-  """One attribute as parsed: everything but the coded integers is understood."""
+  """What the fields tell of one attribute."""
 
   quantizer: str
   alphabets: tuple[int, ...]
-  is_sorted: bool  # the first column is coded as gaps
   tables: list[_Table]
-  coded_tables: bytes
-  coded_symbols: bytes
 
 
-def write(symbols: Symbols) -> bytes:
+class _Parsed(NamedTuple):
+  header: _Header
+  attributes: list[_Attribute]
+  tables: list[dict[str, np.ndarray]]  # of each attribute
+  rows: list[Int[np.ndarray, 'N S']]  # of each attribute
+  sizes: dict[str, int]  # bytes of each section
+
+
+def write(symbols: Symbols, order: ordering.Put = ordering.put_sorted) -> bytes:
   """Codes one image's integers into the bytes of a file.
+
+  `order` is one of ORDERS. Only `ordering.put_plain` keeps the order of the Gaussians in their
+  clusters; from the others they come back sorted, and the file is shorter.
 
   Raises:
     ContainerError: a field of the symbols is outside the format's limits, or two fields disagree.
   """
+  streams = [getattr(symbols, attribute) for attribute in ATTRIBUTES]
+  counts = _checked_counts(symbols)
+  tables = [
+    {name: _form(a, name, table, len(counts)) for name, table in stream.tables.items()}
+    for a, stream in zip(ATTRIBUTES, streams, strict=True)
+  ]
+  described = FieldWriter()
+  for attribute, stream, forms in zip(ATTRIBUTES, streams, tables, strict=True):
+    _put_attribute(described, attribute, stream, [table for table, _ in forms.values()])
+  _check_entries([table for forms in tables for table, _ in forms.values()])
+  rows = [_checked_rows(*pair, counts) for pair in zip(ATTRIBUTES, streams, strict=True)]
+  writer = Writer()
+  for forms in tables:
+    for table, array in forms.values():
+      _put_table(writer, table, array)
+  stack, num_plain = order(writer, rows, [stream.alphabets for stream in streams], counts)
+
   fields = FieldWriter()
   fields.data += MAGIC + bytes([VERSION])
-  counts = _put_header(fields, symbols)
-  for attribute in ATTRIBUTES:
-    _put_attribute(fields, attribute, getattr(symbols, attribute), counts)
-  body = bytes(fields.data)
-  return body + zlib.crc32(body).to_bytes(_CRC_BYTES, 'little')
+  _put_header(fields, symbols, num_plain)
+  body = bytes(fields.data + described.data) + stack.to_bytes()
+  data = body + zlib.crc32(body).to_bytes(_CRC_BYTES, 'little')
+  _check_room(len(data), counts, [table for forms in tables for table, _ in forms.values()])
+  return data
 
 
 def read(data: bytes) -> Symbols:
@@ -96,14 +136,14 @@ def read(data: bytes) -> Symbols:
   Raises:
     ContainerError: the bytes are not a whole, undamaged file of this format and version.
   """
-  header, attributes, _ = _parse(data)
+  parsed = _parse(data)
+  streams = [
+    Stream(attribute.quantizer, attribute.alphabets, tables, rows)
+    for attribute, tables, rows in zip(parsed.attributes, parsed.tables, parsed.rows, strict=True)
+  ]
+  header = parsed.header
   return Symbols(
-    header.height,
-    header.width,
-    header.channels,
-    header.method,
-    header.counts,
-    *(_decoded(name, attributes[name], header.counts) for name in ATTRIBUTES),
+    header.height, header.width, header.channels, header.method, header.counts, *streams
   )
 
 
@@ -111,33 +151,39 @@ def sections(data: bytes) -> dict[str, int]:
   """Bytes of each part of a file; they add up to its size.
 
   `positions`, `rotation_scale` and `color` are the coded symbols with their histograms,
-  `codebooks` all the quantizers' tables, `header` the rest: sizes, counts, names, CRC.
+  `codebooks` all the quantizers' tables, `header` the rest: sizes, counts, names, CRC. The parts of
+  the stream are measured in bits, and rounded to bytes together.
 
   Raises:
-    ContainerError: as `read`, except that coded integers are not looked into.
+    ContainerError: as `read`.
   """
-  return _parse(data)[2]
+  return _parse(data).sizes
 
 
 def describe(data: bytes) -> dict[str, Any]:
-  """What a file says of itself without being decoded: sizes, counts, quantizers, sections.
+  """What a file says of itself: sizes, counts, quantizers, sections.
 
   `bpp` is 8 times the bytes of the file over its pixels.
 
   Raises:
-    ContainerError: as `sections`.
+    ContainerError: as `read`.
   """
-  header, attributes, sizes = _parse(data)
+  header, attributes, _, _, sizes = _parse(data)
+  total = int(header.counts.sum())
+  sequence = 'none' if header.num_plain == total else 'bits_back'
   return {
     'version': VERSION,
     'method': header.method,
     'height': header.height,
     'width': header.width,
     'channels': header.channels,
-    'num_gaussians': int(header.counts.sum()),
+    'num_gaussians': total,
     'num_clusters': len(header.counts),
     'counts': header.counts.tolist(),
-    'quantizers': {name: attributes[name].quantizer for name in ATTRIBUTES},
+    'order': 'sorted' if header.num_plain is None else sequence,
+    'quantizers': {
+      name: attribute.quantizer for name, attribute in zip(ATTRIBUTES, attributes, strict=True)
+    },
     'sections': sizes,
     'bytes': len(data),
     'bpp': 8 * len(data) / (header.height * header.width),
@@ -186,69 +232,108 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 # --- the fields, written and read in pairs ---
 
 
-def _put_header(fields: FieldWriter, symbols: Symbols) -> Int[np.ndarray, 'K']:
+def _put_header(fields: FieldWriter, symbols: Symbols, num_plain: int | None) -> None:
   height = fields.varint('height', symbols.height, 1, MAX_SIDE)
   width = fields.varint('width', symbols.width, 1, MAX_SIDE)
   channels = fields.varint('channels', symbols.channels, 1, max(CHANNELS))
+  _check_size(height, width, channels)
   fields.name('method', symbols.method)
-  counts = np.asarray(symbols.counts)
-  if counts.ndim != 1 or counts.dtype.kind not in 'iu':
-    raise ContainerError(f'counts: wanted integers [K], got {counts.dtype} {counts.shape}')
-  fields.varint('K', len(counts), 1, MAX_CLUSTERS)
-  for count in counts:
+  fields.varint('K', len(symbols.counts), 1, MAX_CLUSTERS)
+  for count in symbols.counts:
     fields.varint('count of a cluster', count, 0, MAX_GAUSSIANS)
-  _check_header(height, width, channels, counts)
-  return counts
+  fields.varint('order', num_plain is not None, 0, 1)
+  if num_plain is not None:
+    fields.varint('plain Gaussians', num_plain, 0, int(np.sum(symbols.counts)))
 
 
 def _take_header(fields: FieldReader) -> _Header:
   height = fields.varint('height', 1, MAX_SIDE)
   width = fields.varint('width', 1, MAX_SIDE)
   channels = fields.varint('channels', 1, max(CHANNELS))
+  _check_size(height, width, channels)
   method = fields.name('method')
   num_clusters = fields.varint('K', 1, MAX_CLUSTERS)
   counts = [fields.varint('count of a cluster', 0, MAX_GAUSSIANS) for _ in range(num_clusters)]
-  header = _Header(height, width, channels, method, np.array(counts, np.int32))
-  _check_header(height, width, channels, header.counts)
-  return header
+  _check_total(counts)
+  is_sequence = fields.varint('order', 0, 1)
+  num_plain = fields.varint('plain Gaussians', 0, sum(counts)) if is_sequence else None
+  return _Header(height, width, channels, method, np.array(counts, np.int32), num_plain)
 
 
-def _check_header(height: int, width: int, channels: int, counts: Int[np.ndarray, 'K']) -> None:
-  """What the fields of a header must be to each other."""
+def _check_size(height: int, width: int, channels: int) -> None:
   if height * width > MAX_PIXELS:
     raise ContainerError(f'height * width: wanted <= {MAX_PIXELS}, got {height} * {width}')
   if channels not in CHANNELS:
     raise ContainerError(f'channels: wanted one of {CHANNELS}, got {channels}')
-  total = int(counts.sum(dtype=np.int64))
-  if not len(counts) <= total <= MAX_GAUSSIANS:
-    raise ContainerError(f'sum of counts: wanted {len(counts)}..{MAX_GAUSSIANS}, got {total}')
 
 
-def _put_attribute(
-  fields: FieldWriter, attribute: str, stream: Stream, counts: Int[np.ndarray, 'K']
-) -> None:
-  fields.name(f'{attribute} quantizer', stream.quantizer)
-  fields.varint(f'{attribute} columns', len(stream.alphabets), 1, MAX_COLUMNS)
-  for alphabet in stream.alphabets:
-    fields.varint(f'{attribute} alphabet', alphabet, 1, MAX_ALPHABET)
+def _check_total(counts: list[int]) -> None:
+  if not len(counts) <= sum(counts) <= MAX_GAUSSIANS:
+    raise ContainerError(f'sum of counts: wanted {len(counts)}..{MAX_GAUSSIANS}, got {sum(counts)}')
+
+
+def _check_entries(tables: list[_Table]) -> int:
+  entries = sum(math.prod(table.shape) for table in tables)
+  if entries > MAX_ENTRIES:
+    raise ContainerError(f'table entries: wanted <= {MAX_ENTRIES}, got {entries}')
+  return entries
+
+
+def _check_room(num_bytes: int, counts: Int[np.ndarray, 'K'], tables: list[_Table]) -> None:
+  """What a file of this size may ask for."""
+  told = {
+    'Gaussians': (int(counts.sum(dtype=np.int64)), GAUSSIANS_A_BYTE),
+    'table entries': (_check_entries(tables), ENTRIES_A_BYTE),
+  }
+  for name, (number, a_byte) in told.items():
+    if number > num_bytes * a_byte:
+      most = num_bytes * a_byte
+      raise ContainerError(f'{name}: wanted <= {most} in {num_bytes} bytes, got {number}')
+
+
+def _checked_counts(symbols: Symbols) -> Int[np.ndarray, 'K']:
+  counts = np.asarray(symbols.counts)
+  if counts.ndim != 1 or counts.dtype.kind not in 'iu':
+    raise ContainerError(f'counts: wanted integers [K], got {counts.dtype} {counts.shape}')
+  if not 1 <= counts.size <= MAX_CLUSTERS:
+    raise ContainerError(f'K: wanted 1..{MAX_CLUSTERS}, got {counts.size}')
+  if counts.min() < 0:
+    raise ContainerError(f'count of a cluster: wanted >= 0, got {counts.min()}')
+  _check_total(counts.tolist())
+  return counts.astype(np.int64)
+
+
+def _checked_rows(
+  attribute: str, stream: Stream, counts: Int[np.ndarray, 'K']
+) -> Int[np.ndarray, 'N S']:
   symbols = np.asarray(stream.symbols)
   wanted = (int(counts.sum()), len(stream.alphabets))
   if symbols.shape != wanted or symbols.dtype.kind not in 'iu':
     raise ContainerError(
       f'{attribute} symbols: wanted integers {wanted}, got {symbols.dtype} {symbols.shape}'
     )
-  columns = list(symbols.T)
-  gaps = ordering.to_gaps(columns[0], counts)
-  is_sorted = attribute == ATTRIBUTES[0] and bool(np.all(gaps >= 0))
-  fields.varint(f'{attribute} order', is_sorted, 0, 1)
-  if is_sorted:
-    columns[:1] = ordering.split_gaps(gaps)
-  _put_tables(fields, attribute, stream.tables, len(counts))
-  layouts = _symbol_layouts(stream.alphabets, is_sorted, counts)
-  try:
-    fields.block(f'{attribute} symbols', entropy.encode(columns, layouts))
-  except ValueError as error:
-    raise ContainerError(f'{attribute} symbols: {error}') from error
+  for index, alphabet in enumerate(stream.alphabets):
+    low, high = symbols[:, index].min(), symbols[:, index].max()
+    if not 0 <= low <= high < alphabet:
+      wanted = f'column {index}: wanted values in 0..{alphabet - 1}'
+      raise ContainerError(f'{attribute} symbols: {wanted}, got {low}..{high}')
+  return symbols.astype(np.int64)
+
+
+def _put_attribute(
+  fields: FieldWriter, attribute: str, stream: Stream, tables: list[_Table]
+) -> None:
+  fields.name(f'{attribute} quantizer', stream.quantizer)
+  fields.varint(f'{attribute} columns', len(stream.alphabets), 1, MAX_COLUMNS)
+  for alphabet in stream.alphabets:
+    fields.varint(f'{attribute} alphabet', alphabet, 1, MAX_ALPHABET)
+  fields.varint(f'{attribute} tables', len(tables), 0, MAX_TABLES)
+  for table in tables:
+    fields.name(f'{attribute} table name', table.name)
+    fields.varint(f'{attribute} table type', table.type, 0, _SET)
+    fields.varint(f'{attribute} table axes', len(table.shape), 1, MAX_AXES)
+    for size in table.shape[1:]:
+      fields.varint(f'{attribute} table size', size, 1, MAX_ENTRIES)
 
 
 def _take_attribute(fields: FieldReader, attribute: str, num_clusters: int) -> _Attribute:
@@ -257,106 +342,94 @@ def _take_attribute(fields: FieldReader, attribute: str, num_clusters: int) -> _
   alphabets = tuple(
     fields.varint(f'{attribute} alphabet', 1, MAX_ALPHABET) for _ in range(num_columns)
   )
-  is_sorted = bool(fields.varint(f'{attribute} order', 0, 1))
   fields.section = 'codebooks'
-  tables = _take_tables(fields, attribute, num_clusters)
-  coded_tables = fields.block(f'{attribute} tables') if tables else b''
-  fields.section = SECTIONS[ATTRIBUTES.index(attribute)]
-  coded_symbols = fields.block(f'{attribute} symbols')
-  fields.section = 'header'
-  return _Attribute(quantizer, alphabets, is_sorted, tables, coded_tables, coded_symbols)
-
-
-def _put_tables(
-  fields: FieldWriter, attribute: str, tables: dict[str, np.ndarray], num_clusters: int
-) -> None:
-  fields.varint(f'{attribute} tables', len(tables), 0, MAX_TABLES)
-  arrays = {name: np.asarray(array) for name, array in tables.items()}
-  told = [_Table(name, array.dtype, array.shape) for name, array in arrays.items()]
-  for name, dtype, shape in told:
-    if dtype not in _DTYPES:
-      raise ContainerError(f'{attribute} table {name}: wanted uint8 or uint16, got {dtype}')
-    if shape[:1] != (num_clusters,):
-      raise ContainerError(f'{attribute} table {name}: wanted [K={num_clusters}, ...], got {shape}')
-    fields.name(f'{attribute} table name', name)
-    fields.varint(f'{attribute} table type', _DTYPES.index(dtype), 0, len(_DTYPES) - 1)
-    fields.varint(f'{attribute} table axes', len(shape), 1, MAX_AXES)
-    for size in shape[1:]:
-      fields.varint(f'{attribute} table size', size, 1, MAX_ENTRIES)
-  _check_tables(attribute, told)
-  if told:
-    coded = entropy.encode([array.ravel() for array in arrays.values()], _table_layouts(told))
-    fields.block(f'{attribute} tables', coded)
-
-
-def _take_tables(fields: FieldReader, attribute: str, num_clusters: int) -> list[_Table]:
   tables = []
   for _ in range(fields.varint(f'{attribute} tables', 0, MAX_TABLES)):
     name = fields.name(f'{attribute} table name')
-    dtype = _DTYPES[fields.varint(f'{attribute} table type', 0, len(_DTYPES) - 1)]
+    type_ = fields.varint(f'{attribute} table type', 0, _SET)
     num_axes = fields.varint(f'{attribute} table axes', 1, MAX_AXES)
     sizes = [fields.varint(f'{attribute} table size', 1, MAX_ENTRIES) for _ in range(num_axes - 1)]
-    tables.append(_Table(name, dtype, (num_clusters, *sizes)))
-  _check_tables(attribute, tables)
-  return tables
-
-
-def _check_tables(attribute: str, tables: list[_Table]) -> None:
+    if type_ == _SET and (
+      len(sizes) < 2 or sizes[-1] > MAX_SET_COLUMNS or sizes[-2] > MAX_ALPHABET
+    ):
+      raise ContainerError(f'{attribute} table {name}: wanted sets of rows, got sizes {sizes}')
+    tables.append(_Table(name, type_, (num_clusters, *sizes)))
   names = [table.name for table in tables]
   if len(set(names)) < len(names):
     raise ContainerError(f'{attribute} table names: wanted each once, got {names}')
-  entries = sum(math.prod(table.shape) for table in tables)
-  if entries > MAX_ENTRIES:
-    raise ContainerError(f'{attribute} table entries: wanted <= {MAX_ENTRIES}, got {entries}')
+  fields.section = 'header'
+  return _Attribute(quantizer, alphabets, tables)
 
 
-def _table_layouts(tables: list[_Table]) -> list[entropy.Layout]:
-  """A table is a column of one group: its entries are too few for a histogram per cluster."""
-  return [
-    entropy.Layout(1 << 8 * table.dtype.itemsize, (math.prod(table.shape),)) for table in tables
-  ]
+# --- tables ---
 
 
-def _symbol_layouts(
-  alphabets: tuple[int, ...], is_sorted: bool, counts: Int[np.ndarray, 'K']
-) -> list[entropy.Layout]:
-  """A column for each alphabet, and two for a first one that is coded as gaps."""
-  if is_sorted:
-    alphabets = ordering.split_alphabet(alphabets[0]) + alphabets[1:]
-  return [entropy.Layout(alphabet, counts) for alphabet in alphabets]
+def _form(
+  attribute: str, name: str, table: np.ndarray, num_clusters: int
+) -> tuple[_Table, np.ndarray]:
+  """How a table is stored: as sets where its rows are one after the other."""
+  array = np.asarray(table)
+  if array.dtype not in _DTYPES:
+    raise ContainerError(f'{attribute} table {name}: wanted uint8 or uint16, got {array.dtype}')
+  if array.shape[:1] != (num_clusters,):
+    raise ContainerError(
+      f'{attribute} table {name}: wanted [K={num_clusters}, ...], got {array.shape}'
+    )
+  return _Table(name, _SET if _is_sets(array) else _DTYPES.index(array.dtype), array.shape), array
 
 
-def _joined(columns: list[np.ndarray], alphabet: int, counts: Int[np.ndarray, 'K']) -> np.ndarray:
-  """The first column from the two parts of its gaps."""
-  gaps = (columns[0].astype(np.int64) << ordering.LOW_BITS) + columns[1]
-  values = ordering.from_gaps(gaps, counts)
-  if values.size and values.max() >= alphabet:
-    raise ValueError(f'column 0: wanted values in 0..{alphabet - 1}, got {values.max()}')
-  return values.astype(np.int32)
+def _can_be_sets(sizes: Sequence[int]) -> bool:
+  return len(sizes) >= 2 and sizes[-1] <= MAX_SET_COLUMNS and sizes[-2] <= MAX_ALPHABET
 
 
-def _decoded(name: str, attribute: _Attribute, counts: Int[np.ndarray, 'K']) -> Stream:
-  """The integers of a parsed attribute."""
-  try:
-    arrays = entropy.decode(attribute.coded_tables, _table_layouts(attribute.tables))
-  except ValueError as error:
-    raise ContainerError(f'{name} tables: {error}') from error
-  try:
-    layouts = _symbol_layouts(attribute.alphabets, attribute.is_sorted, counts)
-    columns = entropy.decode(attribute.coded_symbols, layouts)
-    if attribute.is_sorted:
-      columns[:2] = [_joined(columns, attribute.alphabets[0], counts)]
-  except ValueError as error:
-    raise ContainerError(f'{name} symbols: {error}') from error
-  tables = {
-    table.name: array.astype(table.dtype).reshape(table.shape)
-    for table, array in zip(attribute.tables, arrays, strict=True)
-  }
-  return Stream(attribute.quantizer, attribute.alphabets, tables, np.stack(columns, axis=1))
+def _is_sets(array: np.ndarray) -> bool:
+  """Whether each block [..., M, D] is rows in lexicographic order, the last of them repeated."""
+  if array.dtype != _DTYPES[0] or not array.size or not _can_be_sets(array.shape[1:]):
+    return False
+  return sets.in_order(*_distinct(array))
 
 
-def _parse(data: bytes) -> tuple[_Header, dict[str, _Attribute], dict[str, int]]:
-  """Header, attributes with their integers still coded, and the bytes of each section."""
+def _distinct(array: np.ndarray) -> tuple[Int[np.ndarray, 'n D'], Int[np.ndarray, 'B']]:
+  """The rows of each block [..., M, D] up to where the last one repeats, and their numbers."""
+  blocks = array.reshape(-1, *array.shape[-2:]).astype(np.int64)
+  same = (blocks[:, 1:] == blocks[:, :-1]).all(axis=-1)
+  repeats = np.cumprod(same[:, ::-1], axis=1).sum(axis=1) if same.size else 0
+  counts = np.full(len(blocks), blocks.shape[1]) - repeats
+  return blocks[np.arange(blocks.shape[1]) < counts[:, None]], counts
+
+
+def _set_layout(table: _Table) -> entropy.Layout:
+  """Of the numbers of rows of each block, less 1."""
+  return entropy.Layout(table.shape[-2], [math.prod(table.shape[:-2])])
+
+
+def _put_table(writer: Writer, table: _Table, array: np.ndarray) -> None:
+  """Sets, or a column of one group: the entries are too few for a histogram per cluster."""
+  if table.type == _SET:
+    rows, counts = _distinct(array)
+    entropy.put_column(writer, counts - 1, _set_layout(table))
+    sets.put(writer, rows, [1 << 8] * table.shape[-1], counts)
+  else:
+    layout = entropy.Layout(1 << 8 * array.dtype.itemsize, [array.size])
+    entropy.put_column(writer, array.ravel(), layout)
+
+
+def _take_table(reader: Reader, table: _Table) -> np.ndarray:
+  if table.type < _SET:
+    dtype = _DTYPES[table.type]
+    layout = entropy.Layout(1 << 8 * dtype.itemsize, [math.prod(table.shape)])
+    return entropy.take_column(reader, layout).astype(dtype).reshape(table.shape)
+  counts = 1 + entropy.take_column(reader, _set_layout(table)).astype(np.int64)
+  rows = sets.take(reader, [1 << 8] * table.shape[-1], counts)
+  starts, ends = np.cumsum(counts) - counts, np.cumsum(counts) - 1
+  index = np.minimum(starts[:, None] + np.arange(table.shape[-2]), ends[:, None])
+  return rows[index].astype(np.uint8).reshape(table.shape)
+
+
+# --- the whole ---
+
+
+def _parse(data: bytes) -> _Parsed:
   if data[: len(MAGIC)] != MAGIC:
     raise ContainerError(f'magic: wanted {MAGIC!r}, got {data[: len(MAGIC)]!r}')
   start, end = len(MAGIC) + 1, len(data) - _CRC_BYTES
@@ -370,10 +443,33 @@ def _parse(data: bytes) -> tuple[_Header, dict[str, _Attribute], dict[str, int]]
   fields = FieldReader(data, start, end, SECTIONS)
   fields.section = 'header'
   header = _take_header(fields)
-  attributes = {name: _take_attribute(fields, name, len(header.counts)) for name in ATTRIBUTES}
-  if fields.position != end:
-    raise ContainerError(
-      f'file: wanted its end after the colours, got {end - fields.position} more bytes'
-    )
-  fields.sizes['header'] += start + _CRC_BYTES
-  return header, attributes, fields.sizes
+  attributes = [_take_attribute(fields, name, len(header.counts)) for name in ATTRIBUTES]
+  _check_room(len(data), header.counts, [t for attribute in attributes for t in attribute.tables])
+  stream = data[fields.position : end]
+  try:
+    tables, rows, bits = _decoded(stream, header, attributes)
+  except ValueError as error:
+    raise ContainerError(f'coded integers: {error}') from error
+  sizes = dict(fields.sizes)
+  shares = np.diff(
+    np.rint(np.cumsum([0, *bits.values()]) * len(stream) / max(1, sum(bits.values())))
+  )
+  for name, share in zip(bits, shares, strict=True):
+    sizes[name] += int(share)
+  sizes['header'] += len(data) - sum(sizes.values())
+  return _Parsed(header, attributes, tables, rows, sizes)
+
+
+def _decoded(stream: bytes, header: _Header, attributes: list[_Attribute]):
+  """Tables and rows of each attribute, and the bits that the sections took of the stream."""
+  reader = Reader(stream, SECTIONS)
+  reader.section = 'codebooks'
+  tables = [{t.name: _take_table(reader, t) for t in a.tables} for a in attributes]
+  alphabets = [attribute.alphabets for attribute in attributes]
+  arguments = reader, alphabets, header.counts.astype(np.int64), SECTIONS[: len(ATTRIBUTES)]
+  if header.num_plain is None:
+    rows = ordering.take_sorted(*arguments)
+  else:
+    rows = ordering.take_sequence(*arguments, header.num_plain)
+  reader.finish()
+  return tables, rows, reader.bits

@@ -1,4 +1,4 @@
-"""Entropy coding of integer columns: histograms told in few bits, and one ANS stream.
+"""Columns of integers: histograms told in few bits, and the values by them.
 
 A column is n integers below its alphabet, in G groups that follow each other (the clusters). It
 has one common histogram; a group may bring its own where that is cheaper, tables included. A
@@ -6,37 +6,36 @@ histogram is a piecewise linear log density: levels at every 2^i-th bin, straigh
 them, so that the bell of a 600-member cluster costs about 35 bits and a large, rough column can
 still have every bin told. Columns of many bits code the histogram of their high bits only and
 store the low bits flat.
-
-Every number that the decoder computes is an integer, and the floats handed to `constriction` are
-integers below 2^24 that it multiplies by exactly 1, so what one machine encodes every machine
-decodes. docs/FORMAT.md defines each step; the coder is Duda's asymmetric numeral system (arXiv
-1311.2540) as constriction's default AnsCoder has it: 32-bit words, 64-bit state, 24-bit
-probabilities.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import constriction
 import numpy as np
 from jaxtyping import Float, Int
 
-PRECISION = 24  # bits of a probability, given by constriction's default coder
-STEPS = 16  # heights in an octave of frequency
-OCTAVES = 15  # from the lowest to the highest bin of a histogram
+from cgvq_jax.bitstream.coder import (
+  COST_UNITS,
+  OCTAVES,
+  STEPS,
+  Reader,
+  Writer,
+  bit_cost,
+  categorical,
+  frequencies,
+  uniform_cost,
+  weigh,
+)
+
 RESOLUTIONS = (1, 4)  # levels in an octave
 DECAYS = (8, 16, 32)  # heights lost for each level of difference between neighbouring knots
 MAX_HIGH_BITS = 10  # a histogram has at most 2^10 bins
 _TRIED_HIGH_BITS = (6, 8)
-_COST_UNITS = 1024  # costs are integers, in 1/1024 bit: sums do not depend on their order
 _NEVER = 1 << 60  # a cost
-
-_stream = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Layout(NamedTuple):
@@ -62,8 +61,8 @@ class _Told(NamedTuple):
   levels: Int[np.ndarray, 'M']
 
 
-class _Plan(NamedTuple):
-  """How one column will be coded."""
+class Plan(NamedTuple):
+  """How one column is coded, chosen by `plan`."""
 
   high_bits: int
   common: Histogram
@@ -71,55 +70,21 @@ class _Plan(NamedTuple):
   cost: int
 
 
-def encode(columns: Sequence[Int[np.ndarray, 'n']], layouts: Sequence[Layout]) -> bytes:
-  """Codes integer columns, one after the other, into one stream of bytes.
+class Model(NamedTuple):
+  """What coding the values of a column takes; None where nothing is stored."""
 
-  Args:
-    columns: one array for each layout, n = sum(counts) values in 0..alphabet-1.
-    layouts: alphabet and group sizes of each column; the decoder needs the same ones.
-
-  Returns:
-    The stream; empty where there is nothing to tell.
-
-  Raises:
-    ValueError: a column has another length than its counts say, or a value outside its alphabet.
-  """
-  writer = _Writer()
-  for index, (values, layout) in enumerate(zip(columns, layouts, strict=True)):
-    values, counts = np.asarray(values), np.asarray(layout.counts, np.int64)
-    if values.shape != (counts.sum(),):
-      raise ValueError(f'column {index}: wanted {counts.sum()} values, got shape {values.shape}')
-    if values.size and not 0 <= values.min() <= values.max() < layout.alphabet:
-      raise ValueError(
-        f'column {index}: wanted values in 0..{layout.alphabet - 1}, '
-        f'got {values.min()}..{values.max()}'
-      )
-    if values.size and layout.alphabet > 1:
-      _put_column(writer, values.astype(np.int64), layout.alphabet, counts[counts > 0])
-  return writer.to_bytes()
+  shift: int  # low bits, which are stored flat
+  groups: list[Any]  # constriction's model of the high bits in each group, None in an empty one
 
 
-def decode(data: bytes, layouts: Sequence[Layout]) -> list[Int[np.ndarray, 'n']]:
-  """The inverse of `encode`: one int32 array for each layout.
+def put_column(writer: Writer, values: Int[np.ndarray, 'n'], layout: Layout) -> None:
+  """Codes a column: its model, then its values."""
+  put_values(writer, put_model(writer, values, layout), values, layout.counts)
 
-  Raises:
-    ValueError: the bytes are not a stream of these layouts. A damaged stream that decodes to
-      valid integers and ends where it should is not noticed here; the container's CRC is for that.
-  """
-  reader = _Reader(data)
-  columns = []
-  for index, layout in enumerate(layouts):
-    counts = np.asarray(layout.counts, np.int64)
-    values = np.zeros(counts.sum(), np.int32)
-    if values.size and layout.alphabet > 1:
-      values = _take_column(reader, layout.alphabet, counts[counts > 0])
-      if values.max() >= layout.alphabet:
-        raise ValueError(
-          f'column {index}: wanted values in 0..{layout.alphabet - 1}, got {values.max()}'
-        )
-    columns.append(values)
-  reader.finish()
-  return columns
+
+def take_column(reader: Reader, layout: Layout) -> Int[np.ndarray, 'n']:
+  """The inverse of `put_column`. Raises ValueError."""
+  return take_values(reader, take_model(reader, layout), layout)
 
 
 def _spacings(num_bins: int) -> list[int]:
@@ -135,28 +100,6 @@ def shapes(num_bins: int) -> list[tuple[int, int, int]]:
 def knots(num_bins: int, spacing: int) -> int:
   """Knots at bins 0, spacing, 2 spacing, ...: the last one at or behind the last bin."""
   return -(-(num_bins - 1) // spacing) + 1
-
-
-def frequencies(heights: Int[np.ndarray, '*B']) -> Int[np.ndarray, '*B']:
-  """(16 + h mod 16) 2^(h div 16) - 16: 16 (2^(h/16) - 1), linear inside each octave.
-
-  The subtraction lets a height of 0 mean a frequency of 0, and makes low heights count in
-  sixteenths of one occurrence.
-  """
-  return ((STEPS + heights % STEPS) << (heights // STEPS)) - STEPS
-
-
-def weigh(frequency: Int[np.ndarray, '*G B']) -> Int[np.ndarray, '*G B']:
-  """Integer probabilities in units of 2^-24: each at least 1, the sum exactly 2^24.
-
-  With F_b the frequencies summed up to and including bin b, the free weight 2^24 - B is shared at
-  the cuts floor(F_b (2^24 - B) / F_last), and every bin gets 1 more.
-  """
-  cumulative = np.cumsum(frequency, axis=-1)
-  free = (1 << PRECISION) - frequency.shape[-1]
-  cuts = cumulative * free // cumulative[..., -1:]
-  cuts[..., 1:] -= cuts[..., :-1].copy()
-  return cuts + 1
 
 
 def expand(
@@ -188,15 +131,7 @@ def _decay_weights(resolution: int, decay: int) -> Int[np.ndarray, 'D']:
 
 @functools.cache
 def _decay_model(resolution: int, decay: int) -> Any:
-  return _categorical(_decay_weights(resolution, decay))
-
-
-def _cost(weights: Int[np.ndarray, '*B']) -> Int[np.ndarray, '*B']:
-  return np.rint(_COST_UNITS * (PRECISION - np.log2(weights))).astype(np.int64)
-
-
-def _uniform_cost(size: int) -> int:
-  return round(_COST_UNITS * math.log2(size))
+  return categorical(_decay_weights(resolution, decay))
 
 
 @functools.cache
@@ -234,7 +169,7 @@ def _knot_heights(occurrences: Int[np.ndarray, 'G B'], spacing: int) -> Int[np.n
 
 @functools.cache
 def _decay_costs(resolution: int, decay: int) -> Int[np.ndarray, 'D']:
-  return _cost(_decay_weights(resolution, decay))
+  return bit_cost(_decay_weights(resolution, decay))
 
 
 def _fit(
@@ -242,8 +177,8 @@ def _fit(
 ) -> tuple[list[Histogram], Int[np.ndarray, 'G']]:
   """The cheapest histogram of each group, and its cost with the table and the values."""
   num_groups, num_bins = occurrences.shape
-  flat, header = _flat(num_bins), _uniform_cost(1 + len(shapes(num_bins)))
-  best, cost = [flat] * num_groups, occurrences @ _cost(flat.weights) + header
+  flat, header = _flat(num_bins), uniform_cost(1 + len(shapes(num_bins)))
+  best, cost = [flat] * num_groups, occurrences @ bit_cost(flat.weights) + header
   for spacing in _spacings(num_bins):
     heights = _knot_heights(occurrences, spacing)
     for resolution in RESOLUTIONS:
@@ -252,11 +187,11 @@ def _fit(
       empty = ~frequency.any(axis=-1)
       frequency[empty] = 1
       weights = weigh(frequency)
-      values = np.where(empty, _NEVER, (occurrences * _cost(weights)).sum(axis=-1))
+      values = np.where(empty, _NEVER, (occurrences * bit_cost(weights)).sum(axis=-1))
       top = OCTAVES * resolution
       differences = np.diff(levels, axis=-1) + top
       for decay in DECAYS:
-        table = _uniform_cost(top + 1) + _decay_costs(resolution, decay)[differences].sum(axis=-1)
+        table = uniform_cost(top + 1) + _decay_costs(resolution, decay)[differences].sum(axis=-1)
         total = values + header + table
         kind = 1 + shapes(num_bins).index((spacing, resolution, decay))
         for group in np.flatnonzero(total < cost):
@@ -265,7 +200,7 @@ def _fit(
   return best, cost
 
 
-def _plan(occurrences: Int[np.ndarray, 'G B'], high_bits: int) -> _Plan:
+def _plan(occurrences: Int[np.ndarray, 'G B'], high_bits: int) -> Plan:
   """Splits the groups in those that share the common histogram and those that bring their own.
 
   Starts with all groups sharing; then lets the groups choose and fits the common histogram to
@@ -273,18 +208,22 @@ def _plan(occurrences: Int[np.ndarray, 'G B'], high_bits: int) -> _Plan:
   """
   num_groups, num_bins = occurrences.shape
   own, own_cost = _fit(occurrences)
+  if num_groups == 1:
+    return Plan(high_bits, own[0], [None], int(own_cost[0]))
   shares = np.ones(num_groups, bool)
   plans = []
   for _ in range(3):
-    common, table_cost = _flat(num_bins), _uniform_cost(1 + len(shapes(num_bins)))
+    common, table_cost = _flat(num_bins), uniform_cost(1 + len(shapes(num_bins)))
     if shares.any():
       (common,), (fitted,) = _fit(occurrences[shares].sum(axis=0, keepdims=True))
-      table_cost = fitted - occurrences[shares].sum(axis=0) @ _cost(common.weights)
-    shared_cost = occurrences @ _cost(common.weights)
-    flags = np.bincount(shares, minlength=2) @ _cost(_share_weights(int(shares.sum()), num_groups))
+      table_cost = fitted - occurrences[shares].sum(axis=0) @ bit_cost(common.weights)
+    shared_cost = occurrences @ bit_cost(common.weights)
+    flags = np.bincount(shares, minlength=2) @ bit_cost(
+      _share_weights(int(shares.sum()), num_groups)
+    )
     cost = table_cost + flags + np.where(shares, shared_cost, own_cost).sum()
     choice = [None if share else histogram for share, histogram in zip(shares, own, strict=True)]
-    plans.append(_Plan(high_bits, common, choice, int(cost)))
+    plans.append(Plan(high_bits, common, choice, int(cost)))
     shares, before = shared_cost <= own_cost, shares
     if (shares == before).all():
       break
@@ -298,9 +237,93 @@ def _share_weights(num_shares: int, num_groups: int) -> Int[np.ndarray, '2']:
 # --- columns in a stream ---
 
 
-def _put_column(
-  writer: _Writer, values: Int[np.ndarray, 'n'], alphabet: int, counts: Int[np.ndarray, 'G']
+def put_model(writer: Writer, values: Int[np.ndarray, 'n'], layout: Layout) -> Model | None:
+  """Chooses the histograms for a column's values, and codes them.
+
+  Raises:
+    ValueError: the column has another length than its counts say, or a value outside its alphabet.
+  """
+  values, counts = np.asarray(values), np.asarray(layout.counts, np.int64)
+  if values.shape != (counts.sum(),):
+    raise ValueError(f'wanted {counts.sum()} values, got shape {values.shape}')
+  if values.size and not 0 <= values.min() <= values.max() < layout.alphabet:
+    raise ValueError(
+      f'wanted values in 0..{layout.alphabet - 1}, got {values.min()}..{values.max()}'
+    )
+  if not values.size or layout.alphabet == 1:
+    return None
+  plan = _best_plan(values.astype(np.int64), layout.alphabet, counts[counts > 0])
+  bits = (layout.alphabet - 1).bit_length()
+  shares = np.array([histogram is None for histogram in plan.own])
+  writer.put_uniform(plan.high_bits - 1, min(bits, MAX_HIGH_BITS))
+  _put_histogram(writer, plan.common)
+  writer.put_uniform(shares.sum(), len(shares) + 1)
+  writer.put(shares, categorical(_share_weights(shares.sum(), len(shares))))
+  for histogram in plan.own:
+    if histogram is not None:
+      _put_histogram(writer, histogram)
+  chosen = [(histogram or plan.common).weights for histogram in plan.own]
+  return _model(bits - plan.high_bits, counts, [categorical(weights) for weights in chosen])
+
+
+def take_model(reader: Reader, layout: Layout) -> Model | None:
+  """The inverse of `put_model`. Raises ValueError where a histogram is none."""
+  counts = np.asarray(layout.counts, np.int64)
+  num_groups = int(np.count_nonzero(counts))
+  if num_groups == 0 or layout.alphabet == 1:
+    return None
+  bits = (layout.alphabet - 1).bit_length()
+  shift = int(bits - 1 - reader.take_uniform(min(bits, MAX_HIGH_BITS), 1)[0])
+  num_bins = (layout.alphabet - 1 >> shift) + 1
+  common = _take_levels(reader, num_bins)
+  num_shares = int(reader.take_uniform(num_groups + 1, 1)[0])
+  share_model = categorical(_share_weights(num_shares, num_groups))
+  shares = reader.take(share_model, num_groups).astype(bool)
+  told = [common, *(_take_levels(reader, num_bins) for _ in range(np.count_nonzero(~shares)))]
+  models = [categorical(row) for row in _weights(told, num_bins)]
+  # The first is the common one, then those of the groups that do not share, in order.
+  which = np.where(shares, 0, np.cumsum(~shares))
+  return _model(shift, counts, [models[i] for i in which])
+
+
+def _model(shift: int, counts: Int[np.ndarray, 'G'], models: list[Any]) -> Model:
+  left = iter(models)
+  return Model(shift, [next(left) if count else None for count in counts])
+
+
+def put_values(
+  writer: Writer,
+  model: Model | None,
+  values: Int[np.ndarray, 'n'],
+  counts: Sequence[int] | Int[np.ndarray, 'G'],
 ) -> None:
+  """Codes values by a column's model: all of them, or some of each group."""
+  if model is not None:
+    parts = np.split(values >> model.shift, np.cumsum(counts)[:-1])
+    for part, group in zip(parts, model.groups, strict=True):
+      if part.size:
+        writer.put(part, group)
+    writer.put_uniform(values & (1 << model.shift) - 1, 1 << model.shift)
+
+
+def take_values(reader: Reader, model: Model | None, layout: Layout) -> Int[np.ndarray, 'n']:
+  """The inverse of `put_values`, as int32. Raises ValueError on a value outside the alphabet."""
+  counts = np.asarray(layout.counts, np.int64)
+  values = np.zeros(counts.sum(), np.int32)
+  if model is None or not values.size:
+    return values
+  high = [
+    reader.take(group, count) for group, count in zip(model.groups, counts, strict=True) if count
+  ]
+  values = np.concatenate(high) << model.shift
+  if model.shift:
+    values |= reader.take_uniform(1 << model.shift, len(values))
+  if values.max() >= layout.alphabet:
+    raise ValueError(f'wanted values in 0..{layout.alphabet - 1}, got {values.max()}')
+  return values
+
+
+def _best_plan(values: Int[np.ndarray, 'n'], alphabet: int, counts: Int[np.ndarray, 'G']) -> Plan:
   bits = (alphabet - 1).bit_length()
   group = np.repeat(np.arange(len(counts)), counts)
   plans = []
@@ -310,43 +333,11 @@ def _put_column(
     bins = group * num_bins + (values >> shift)
     occurrences = np.bincount(bins, minlength=len(counts) * num_bins)
     plan = _plan(occurrences.reshape(len(counts), num_bins), high_bits)
-    plans.append(plan._replace(cost=plan.cost + len(values) * shift * _COST_UNITS))
-  plan = min(plans, key=lambda plan: plan.cost)
-  shift = bits - plan.high_bits
-  shares = np.array([histogram is None for histogram in plan.own])
-  writer.put_uniform(plan.high_bits - 1, min(bits, MAX_HIGH_BITS))
-  _put_histogram(writer, plan.common)
-  writer.put_uniform(shares.sum(), len(counts) + 1)
-  writer.put(shares, _categorical(_share_weights(shares.sum(), len(counts))))
-  for histogram in plan.own:
-    if histogram is not None:
-      _put_histogram(writer, histogram)
-  high = np.split(values >> shift, np.cumsum(counts)[:-1])
-  for members, histogram in zip(high, plan.own, strict=True):
-    writer.put(members, _categorical((histogram or plan.common).weights))
-  writer.put_uniform(values & (1 << shift) - 1, 1 << shift)
+    plans.append(plan._replace(cost=plan.cost + len(values) * shift * COST_UNITS))
+  return min(plans, key=lambda plan: plan.cost)
 
 
-def _take_column(
-  reader: _Reader, alphabet: int, counts: Int[np.ndarray, 'G']
-) -> Int[np.ndarray, 'n']:
-  bits = (alphabet - 1).bit_length()
-  shift = bits - 1 - reader.take_uniform(min(bits, MAX_HIGH_BITS), 1)[0]
-  num_bins = (alphabet - 1 >> int(shift)) + 1
-  common = _take_levels(reader, num_bins)
-  num_shares = reader.take_uniform(len(counts) + 1, 1)[0]
-  share_model = _categorical(_share_weights(num_shares, len(counts)))
-  shares = reader.take(share_model, len(counts)).astype(bool)
-  told = [common, *(_take_levels(reader, num_bins) for _ in range(np.count_nonzero(~shares)))]
-  weights = _weights(told, num_bins)
-  models = [_categorical(row) for row in weights]
-  # The first is the common one, then those of the groups that do not share, in order.
-  which = np.where(shares, 0, np.cumsum(~shares))
-  high = [reader.take(models[i], count) for i, count in zip(which, counts, strict=True)]
-  return np.concatenate(high) << shift | reader.take_uniform(1 << int(shift), counts.sum())
-
-
-def _put_histogram(writer: _Writer, histogram: Histogram) -> None:
+def _put_histogram(writer: Writer, histogram: Histogram) -> None:
   known = shapes(len(histogram.weights))
   writer.put_uniform(histogram.kind, 1 + len(known))
   if histogram.kind:
@@ -356,7 +347,7 @@ def _put_histogram(writer: _Writer, histogram: Histogram) -> None:
     writer.put(np.diff(histogram.levels) + top, _decay_model(resolution, decay))
 
 
-def _take_levels(reader: _Reader, num_bins: int) -> _Told:
+def _take_levels(reader: Reader, num_bins: int) -> _Told:
   """A stored histogram, not yet expanded."""
   known = shapes(num_bins)
   kind = reader.take_uniform(1 + len(known), 1)[0]
@@ -385,55 +376,3 @@ def _weights(told: list[_Told], num_bins: int) -> Int[np.ndarray, 'G B']:
       raise ValueError('histogram: wanted a frequency above 0, got none')
     weights[rows] = weigh(frequency)
   return weights
-
-
-class _Writer:
-  """Symbols in the order in which a decoder takes them.
-
-  The coder is a stack, so they are pushed last to first, when all of them are known.
-  """
-
-  def __init__(self):
-    self._runs: list[tuple[np.ndarray, Any]] = []
-
-  def put(self, symbols: Int[np.ndarray, 'n'], model: Any) -> None:
-    self._runs.append((np.asarray(symbols, np.int32), model))
-
-  def put_uniform(self, symbols: Any, size: int) -> None:
-    if size > 1:
-      self._runs.append((np.atleast_1d(np.asarray(symbols, np.int32)), _stream.model.Uniform(size)))
-
-  def to_bytes(self) -> bytes:
-    coder = _stream.stack.AnsCoder()
-    for symbols, model in reversed(self._runs):
-      coder.encode_reverse(symbols, model)
-    # The last word is never 0, so its zero bytes can go and come back.
-    return coder.get_compressed().astype('<u4').tobytes().rstrip(b'\0')
-
-
-class _Reader:
-  """Takes symbols from a stream of `_Writer`."""
-
-  def __init__(self, data: bytes):
-    if data.endswith(b'\0'):
-      raise ValueError('coded stream: wanted a last byte other than 0, got 0')
-    words = np.frombuffer(data + bytes(-len(data) % 4), '<u4')
-    self._coder = _stream.stack.AnsCoder(words.astype(np.uint32))
-
-  def take(self, model: Any, count: int) -> Int[np.ndarray, 'n']:
-    return self._coder.decode(model, int(count))
-
-  def take_uniform(self, size: int, count: int) -> Int[np.ndarray, 'n']:
-    if size == 1:
-      return np.zeros(count, np.int32)
-    return self._coder.decode(_stream.model.Uniform(size), int(count))
-
-  def finish(self) -> None:
-    if not self._coder.is_empty():
-      raise ValueError('coded stream: wanted its end after the last value, got more')
-
-
-def _categorical(weights: Int[np.ndarray, 'B']) -> Any:
-  # constriction gives every bin 1, scales the floats to a sum of 2^24 - B and floors their partial
-  # sums. Weights less 1 have that sum already: the scale is 1.0 and nothing is ever rounded.
-  return _stream.model.Categorical((weights - 1).astype(np.float64), perfect=False)

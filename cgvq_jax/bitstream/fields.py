@@ -1,8 +1,8 @@
-"""The fields of a file, byte by byte: checked integers, names and blocks.
+"""The fields of a file, byte by byte: checked integers and names.
 
 Integers are varints: seven bits a byte, lowest first, the top bit set on all bytes but the last,
-in as few bytes as they fit. Names are a length byte and ASCII. Blocks are a length and bytes.
-Every error names the field, what was wanted and what was got.
+in as few bytes as they fit. Names are a length byte and ASCII. Every error names the field, what
+was wanted and what was got.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from typing import Any
 
 _NAME = re.compile(r'[A-Za-z0-9_.+-]{1,32}')
-MAX_BLOCK = 1 << 30  # bytes
 _VARINT_BYTES = 5
 
 
@@ -40,10 +39,6 @@ class FieldWriter:
     name = _checked_name(field, text).encode('ascii')
     self.data.append(len(name))
     self.data += name
-
-  def block(self, field: str, data: bytes) -> None:
-    self.varint(f'{field} length', len(data), 0, MAX_BLOCK)
-    self.data += data
 
 
 class FieldReader:
@@ -77,9 +72,6 @@ class FieldReader:
   def name(self, field: str) -> str:
     (size,) = self.take(field, 1)
     return _checked_name(field, self.take(field, size).decode('latin-1'))
-
-  def block(self, field: str) -> bytes:
-    return self.take(field, self.varint(f'{field} length', 0, MAX_BLOCK))
 
 
 def _within(field: str, value: Any, low: int, high: int) -> int:

@@ -62,16 +62,21 @@ def uniform(levels: int = 64, num_columns: int = 3) -> Quantizer:
     alphabets=(levels,) * num_columns,
     init=functools.partial(_init, levels=levels),
     quantize=functools.partial(_quantize, levels=levels),
-    dequantize=_dequantize,
-    tabulate=_tabulate,
-    restore=_restore,
+    dequantize=dequantize,
+    tabulate=tabulate,
+    restore=restore,
   )
 
 
 def _init(
-  key: PRNGKeyArray, rows: Float[Array, 'P D'], mask: Bool[Array, 'P'], *, levels: int
+  key: PRNGKeyArray,
+  rows: Float[Array, 'P D'],
+  mask: Bool[Array, 'P'],
+  steps: Float[Array, 'P D'],
+  *,
+  levels: int,
 ) -> Grid:
-  del key
+  del key, steps
   low = jnp.min(jnp.where(mask[:, None], rows, jnp.inf), axis=0)
   high = jnp.max(jnp.where(mask[:, None], rows, -jnp.inf), axis=0)
   occupied = jnp.any(mask)
@@ -100,24 +105,25 @@ def _quantize(
     + by_step * (params.step - lax.stop_gradient(params.step))
     + by_offset * (params.offset - grid.offset)
   )
-  value = _value(grid, level) + learned
-  return Quantized(value, level.astype(jnp.int32), grid, jnp.zeros(()))
+  rounded = value(grid, level) + learned
+  return Quantized(rounded, level.astype(jnp.int32), grid, jnp.zeros(()))
 
 
-def _dequantize(params: Grid, symbols: Int[Array, 'P D']) -> Float[Array, 'P D']:
-  return _value(params, symbols.astype(jnp.float32))
+def dequantize(params: Grid, symbols: Int[Array, 'P D']) -> Float[Array, 'P D']:
+  return value(params, symbols.astype(jnp.float32))
 
 
-def _value(grid, level):
+def value(grid: Grid, level: Float[Array, 'P D']) -> Float[Array, 'P D']:
+  """level * step + offset."""
   return level * grid.step + grid.offset
 
 
-def _tabulate(params: Grid) -> dict[str, np.ndarray]:
+def tabulate(params: Grid) -> dict[str, np.ndarray]:
   step = np.clip(np.asarray(params.step), _SMALLEST_STEP, LARGEST_HALF)
   return {'step': half_bits(step), 'offset': half_bits(np.asarray(params.offset))}
 
 
-def _restore(stored: dict[str, np.ndarray], alphabets: tuple[int, ...]) -> Grid:
+def restore(stored: dict[str, np.ndarray], alphabets: tuple[int, ...]) -> Grid:
   columns = (len(alphabets),)
   tables.check(stored, {'step': (np.uint16, columns), 'offset': (np.uint16, columns)})
   step, offset = (from_half_bits(stored[name]) for name in ('step', 'offset'))

@@ -28,9 +28,11 @@ _DEAD_COUNT = 0.5
 _LAPLACE = 1e-5
 # K-means runs of the first codebooks: the best of 4 has 0.05 to 0.1 dB less error than one.
 _RESTARTS = 4
-# Entries are 8 bits between the smallest and the largest of their codebook and column. The step
-# of these 8 bits is a half, kept above the subnormals.
-_ENTRY_LEVELS = 255
+# The stages of a cluster share a step in each column, since an entry's error is the colour's error
+# in any of them. The stage of the largest extent, the first, has 7 bits, the others less. The step
+# is a half above the subnormals.
+_LEVELS = 127
+_LARGEST_CODE = 255  # by rounding, just above _LEVELS
 _SMALLEST_STEP = SMALLEST_NORMAL_HALF
 
 
@@ -66,9 +68,11 @@ def residual(
   is; and each step puts one such entry of a codebook on its worst-coded member, unless the cluster
   has no more members than the codebook entries and each can have its own.
 
-  The tables hold, for each cluster, stage and column, half-precision `low` and `step` bits, and 8
-  bits for each entry: entry = low + step * code. Entries that nobody chose have code 0. Restored
-  codebooks differ from those tabulated, so rows have to be quantized again with them.
+  The tables hold half-precision bits of `low` for each cluster, stage and column and of `step` for
+  each cluster and column, and a code for each entry: entry = low + step * code, where the largest
+  extent of the stages has 128 codes. Entries that nobody chose and entries with equal codes are
+  dropped, and the others sorted, since a file stores sets best; the last one fills the codebook.
+  Restored codebooks differ from those tabulated, so rows have to be quantized again with them.
 
   With one stage this is plain vector quantization.
 
@@ -99,11 +103,13 @@ def _init(
   key: PRNGKeyArray,
   rows: Float[Array, 'P D'],
   mask: Bool[Array, 'P'],
+  steps: Float[Array, 'P D'],
   *,
   num_stages: int,
   num_entries: int,
   num_columns: int,
 ) -> Codebooks:
+  del steps  # codebooks have none
   if rows.shape[-1] != num_columns:
     raise ValueError(f'rows must have {num_columns} columns, got shape {rows.shape}')
   weights = mask.astype(rows.dtype)
@@ -188,21 +194,27 @@ def _take(entries, symbols):
 def _tabulate(params: Codebooks, *, decay: float) -> dict[str, np.ndarray]:
   entries = np.asarray(params.entries, np.float64)  # [K, S, M, D]
   # A member that chose an entry in the last step alone leaves it a count of 1 - decay.
-  used = np.asarray(params.counts)[..., None] > (1 - decay) / 2
-  # Unused entries do not widen the range, and a constant code costs the file next to nothing.
-  low = np.min(entries, axis=2, keepdims=True, where=used, initial=np.inf)
-  low = np.where(np.isfinite(low), low, 0)
-  entries = np.where(used, entries, low)
-  low_bits = half_bits(low)
+  used = np.asarray(params.counts) > (1 - decay) / 2
+  # Unused entries do not widen the range, and cost the file nothing.
+  where = used[..., None]
+  low = np.min(entries, axis=2, keepdims=True, where=where, initial=np.inf)
+  low_bits = half_bits(np.where(np.isfinite(low), low, 0))
   low = from_half_bits(low_bits)
-  step = (np.max(entries, axis=2, keepdims=True) - low) / _ENTRY_LEVELS
-  step_bits = half_bits(np.clip(step, _SMALLEST_STEP, LARGEST_HALF))
-  codes = np.rint((entries - low) / from_half_bits(step_bits))
-  return {
-    'low': low_bits[:, :, 0],
-    'step': step_bits[:, :, 0],
-    'entries': np.where(used, np.clip(codes, 0, _ENTRY_LEVELS), 0).astype(np.uint8),
-  }
+  extent = np.max(entries - low, axis=(1, 2), keepdims=True, where=where, initial=0)
+  step_bits = half_bits(np.clip(extent / _LEVELS, _SMALLEST_STEP, LARGEST_HALF))
+  codes = np.where(where, np.rint((entries - low) / from_half_bits(step_bits)), 0)
+  codes = np.clip(codes, 0, _LARGEST_CODE).astype(np.uint8)
+  rows = np.zeros(entries.shape, np.uint8)
+  for book in np.ndindex(used.shape[:2]):
+    if used[book].any():
+      rows[book] = _as_set(codes[book][used[book]], used.shape[2])
+  return {'low': low_bits[:, :, 0], 'step': step_bits[:, 0, 0], 'entries': rows}
+
+
+def _as_set(codes: np.ndarray, num_entries: int) -> np.ndarray:
+  """The different entries in lexicographic order, the last repeated: what a file stores best."""
+  different = np.unique(codes, axis=0)
+  return different[np.minimum(np.arange(num_entries), len(different) - 1)]
 
 
 def _restore(stored: dict[str, np.ndarray], alphabets: tuple[int, ...]) -> Codebooks:
@@ -210,10 +222,11 @@ def _restore(stored: dict[str, np.ndarray], alphabets: tuple[int, ...]) -> Codeb
   if alphabets != (entries,) * stages:
     raise ValueError(f'wanted codebooks of one size, got {alphabets}')
   columns = stored['low'].shape[-1] if 'low' in stored else 0
-  ends, shape = (stages, columns), (stages, entries, columns)
-  wanted = {'low': (np.uint16, ends), 'step': (np.uint16, ends), 'entries': (np.uint8, shape)}
-  tables.check(stored, wanted)
-  low, step = (from_half_bits(stored[name])[:, :, None] for name in ('low', 'step'))
-  # 8 by 11 significant bits: the product is exact and the sum rounds once, on every machine.
+  shapes = {'low': (stages, columns), 'step': (columns,), 'entries': (stages, entries, columns)}
+  types = {'low': np.uint16, 'step': np.uint16, 'entries': np.uint8}
+  tables.check(stored, {name: (types[name], shape) for name, shape in shapes.items()})
+  low = from_half_bits(stored['low'])[:, :, None]
+  step = from_half_bits(stored['step'])[:, None, None]
+  # 8 by 11 significant bits at most: the product is exact and the sum rounds once, everywhere.
   entries = jnp.asarray(low + step * stored['entries'].astype(np.float32))
   return Codebooks(entries, counts=jnp.ones(entries.shape[:-1]), sums=entries)
