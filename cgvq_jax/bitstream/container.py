@@ -20,14 +20,13 @@ import os
 import secrets
 import stat
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from cgvq_jax.bitstream import entropy, ordering, sets
+from cgvq_jax.bitstream import entropy, ordering, stored
 from cgvq_jax.bitstream.coder import Reader, Writer
 from cgvq_jax.bitstream.fields import ContainerError, FieldReader, FieldWriter
 from cgvq_jax.types import Stream, Symbols
@@ -39,12 +38,7 @@ MAX_PIXELS = 1 << 26
 CHANNELS = (1, 3, 4)
 MAX_CLUSTERS = 64
 MAX_GAUSSIANS = 1 << 22
-MAX_ALPHABET = 1 << 16
 MAX_COLUMNS = 16  # symbol columns of an attribute
-MAX_TABLES = 16  # of an attribute
-MAX_AXES = 5  # of a table, the cluster axis included
-MAX_ENTRIES = 1 << 20  # of all tables
-MAX_SET_COLUMNS = 4  # of a table of sets
 MAX_FILE_BYTES = 1 << 30
 # What a byte of a file may stand for. Real files are far below; a hostile one stays small.
 GAUSSIANS_A_BYTE = 32
@@ -57,15 +51,7 @@ ORDERS: dict[str, ordering.Put] = {
   'bits_back': ordering.put_bits_back,
   'none': ordering.put_plain,
 }
-_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))  # a table's type is its index here
-_SET = len(_DTYPES)  # or this, of a table of uint8 that is stored as sets
 _CRC_BYTES = 4
-
-
-class _Table(NamedTuple):
-  name: str
-  type: int
-  shape: tuple[int, ...]  # [K, ...]
 
 
 class _Header(NamedTuple):
@@ -82,7 +68,7 @@ class _Attribute(NamedTuple):
 
   quantizer: str
   alphabets: tuple[int, ...]
-  tables: list[_Table]
+  tables: list[stored.Table]
 
 
 class _Parsed(NamedTuple):
@@ -105,7 +91,7 @@ def write(symbols: Symbols, order: ordering.Put = ordering.put_sorted) -> bytes:
   streams = [getattr(symbols, attribute) for attribute in ATTRIBUTES]
   counts = _checked_counts(symbols)
   tables = [
-    {name: _form(a, name, table, len(counts)) for name, table in stream.tables.items()}
+    {name: stored.form(a, name, table, len(counts)) for name, table in stream.tables.items()}
     for a, stream in zip(ATTRIBUTES, streams, strict=True)
   ]
   described = FieldWriter()
@@ -116,7 +102,7 @@ def write(symbols: Symbols, order: ordering.Put = ordering.put_sorted) -> bytes:
   writer = Writer()
   for forms in tables:
     for table, array in forms.values():
-      _put_table(writer, table, array)
+      stored.put(writer, table, array)
   stack, num_plain = order(writer, rows, [stream.alphabets for stream in streams], counts)
 
   fields = FieldWriter()
@@ -272,14 +258,14 @@ def _check_total(counts: list[int]) -> None:
     raise ContainerError(f'sum of counts: wanted {len(counts)}..{MAX_GAUSSIANS}, got {sum(counts)}')
 
 
-def _check_entries(tables: list[_Table]) -> int:
+def _check_entries(tables: list[stored.Table]) -> int:
   entries = sum(math.prod(table.shape) for table in tables)
-  if entries > MAX_ENTRIES:
-    raise ContainerError(f'table entries: wanted <= {MAX_ENTRIES}, got {entries}')
+  if entries > stored.MAX_ENTRIES:
+    raise ContainerError(f'table entries: wanted <= {stored.MAX_ENTRIES}, got {entries}')
   return entries
 
 
-def _check_room(num_bytes: int, counts: Int[np.ndarray, 'K'], tables: list[_Table]) -> None:
+def _check_room(num_bytes: int, counts: Int[np.ndarray, 'K'], tables: list[stored.Table]) -> None:
   """What a file of this size may ask for."""
   told = {
     'Gaussians': (int(counts.sum(dtype=np.int64)), GAUSSIANS_A_BYTE),
@@ -321,109 +307,25 @@ def _checked_rows(
 
 
 def _put_attribute(
-  fields: FieldWriter, attribute: str, stream: Stream, tables: list[_Table]
+  fields: FieldWriter, attribute: str, stream: Stream, tables: list[stored.Table]
 ) -> None:
   fields.name(f'{attribute} quantizer', stream.quantizer)
   fields.varint(f'{attribute} columns', len(stream.alphabets), 1, MAX_COLUMNS)
   for alphabet in stream.alphabets:
-    fields.varint(f'{attribute} alphabet', alphabet, 1, MAX_ALPHABET)
-  fields.varint(f'{attribute} tables', len(tables), 0, MAX_TABLES)
-  for table in tables:
-    fields.name(f'{attribute} table name', table.name)
-    fields.varint(f'{attribute} table type', table.type, 0, _SET)
-    fields.varint(f'{attribute} table axes', len(table.shape), 1, MAX_AXES)
-    for size in table.shape[1:]:
-      fields.varint(f'{attribute} table size', size, 1, MAX_ENTRIES)
+    fields.varint(f'{attribute} alphabet', alphabet, 1, entropy.MAX_ALPHABET)
+  stored.put_fields(fields, attribute, tables)
 
 
 def _take_attribute(fields: FieldReader, attribute: str, num_clusters: int) -> _Attribute:
   quantizer = fields.name(f'{attribute} quantizer')
   num_columns = fields.varint(f'{attribute} columns', 1, MAX_COLUMNS)
   alphabets = tuple(
-    fields.varint(f'{attribute} alphabet', 1, MAX_ALPHABET) for _ in range(num_columns)
+    fields.varint(f'{attribute} alphabet', 1, entropy.MAX_ALPHABET) for _ in range(num_columns)
   )
   fields.section = 'codebooks'
-  tables = []
-  for _ in range(fields.varint(f'{attribute} tables', 0, MAX_TABLES)):
-    name = fields.name(f'{attribute} table name')
-    type_ = fields.varint(f'{attribute} table type', 0, _SET)
-    num_axes = fields.varint(f'{attribute} table axes', 1, MAX_AXES)
-    sizes = [fields.varint(f'{attribute} table size', 1, MAX_ENTRIES) for _ in range(num_axes - 1)]
-    if type_ == _SET and (
-      len(sizes) < 2 or sizes[-1] > MAX_SET_COLUMNS or sizes[-2] > MAX_ALPHABET
-    ):
-      raise ContainerError(f'{attribute} table {name}: wanted sets of rows, got sizes {sizes}')
-    tables.append(_Table(name, type_, (num_clusters, *sizes)))
-  names = [table.name for table in tables]
-  if len(set(names)) < len(names):
-    raise ContainerError(f'{attribute} table names: wanted each once, got {names}')
+  tables = stored.take_fields(fields, attribute, num_clusters)
   fields.section = 'header'
   return _Attribute(quantizer, alphabets, tables)
-
-
-# --- tables ---
-
-
-def _form(
-  attribute: str, name: str, table: np.ndarray, num_clusters: int
-) -> tuple[_Table, np.ndarray]:
-  """How a table is stored: as sets where its rows are one after the other."""
-  array = np.asarray(table)
-  if array.dtype not in _DTYPES:
-    raise ContainerError(f'{attribute} table {name}: wanted uint8 or uint16, got {array.dtype}')
-  if array.shape[:1] != (num_clusters,):
-    raise ContainerError(
-      f'{attribute} table {name}: wanted [K={num_clusters}, ...], got {array.shape}'
-    )
-  return _Table(name, _SET if _is_sets(array) else _DTYPES.index(array.dtype), array.shape), array
-
-
-def _can_be_sets(sizes: Sequence[int]) -> bool:
-  return len(sizes) >= 2 and sizes[-1] <= MAX_SET_COLUMNS and sizes[-2] <= MAX_ALPHABET
-
-
-def _is_sets(array: np.ndarray) -> bool:
-  """Whether each block [..., M, D] is rows in lexicographic order, the last of them repeated."""
-  if array.dtype != _DTYPES[0] or not array.size or not _can_be_sets(array.shape[1:]):
-    return False
-  return sets.in_order(*_distinct(array))
-
-
-def _distinct(array: np.ndarray) -> tuple[Int[np.ndarray, 'n D'], Int[np.ndarray, 'B']]:
-  """The rows of each block [..., M, D] up to where the last one repeats, and their numbers."""
-  blocks = array.reshape(-1, *array.shape[-2:]).astype(np.int64)
-  same = (blocks[:, 1:] == blocks[:, :-1]).all(axis=-1)
-  repeats = np.cumprod(same[:, ::-1], axis=1).sum(axis=1) if same.size else 0
-  counts = np.full(len(blocks), blocks.shape[1]) - repeats
-  return blocks[np.arange(blocks.shape[1]) < counts[:, None]], counts
-
-
-def _set_layout(table: _Table) -> entropy.Layout:
-  """Of the numbers of rows of each block, less 1."""
-  return entropy.Layout(table.shape[-2], [math.prod(table.shape[:-2])])
-
-
-def _put_table(writer: Writer, table: _Table, array: np.ndarray) -> None:
-  """Sets, or a column of one group: the entries are too few for a histogram per cluster."""
-  if table.type == _SET:
-    rows, counts = _distinct(array)
-    entropy.put_column(writer, counts - 1, _set_layout(table))
-    sets.put(writer, rows, [1 << 8] * table.shape[-1], counts)
-  else:
-    layout = entropy.Layout(1 << 8 * array.dtype.itemsize, [array.size])
-    entropy.put_column(writer, array.ravel(), layout)
-
-
-def _take_table(reader: Reader, table: _Table) -> np.ndarray:
-  if table.type < _SET:
-    dtype = _DTYPES[table.type]
-    layout = entropy.Layout(1 << 8 * dtype.itemsize, [math.prod(table.shape)])
-    return entropy.take_column(reader, layout).astype(dtype).reshape(table.shape)
-  counts = 1 + entropy.take_column(reader, _set_layout(table)).astype(np.int64)
-  rows = sets.take(reader, [1 << 8] * table.shape[-1], counts)
-  starts, ends = np.cumsum(counts) - counts, np.cumsum(counts) - 1
-  index = np.minimum(starts[:, None] + np.arange(table.shape[-2]), ends[:, None])
-  return rows[index].astype(np.uint8).reshape(table.shape)
 
 
 # --- the whole ---
@@ -464,7 +366,7 @@ def _decoded(stream: bytes, header: _Header, attributes: list[_Attribute]):
   """Tables and rows of each attribute, and the bits that the sections took of the stream."""
   reader = Reader(stream, SECTIONS)
   reader.section = 'codebooks'
-  tables = [{t.name: _take_table(reader, t) for t in a.tables} for a in attributes]
+  tables = [{t.name: stored.take(reader, t) for t in a.tables} for a in attributes]
   alphabets = [attribute.alphabets for attribute in attributes]
   arguments = reader, alphabets, header.counts.astype(np.int64), SECTIONS[: len(ATTRIBUTES)]
   if header.num_plain is None:

@@ -31,6 +31,7 @@ from cgvq_jax.bitstream.coder import (
   weigh,
 )
 
+MAX_ALPHABET = 1 << 16
 RESOLUTIONS = (1, 4)  # levels in an octave
 DECAYS = (8, 16, 32)  # heights lost for each level of difference between neighbouring knots
 MAX_HIGH_BITS = 10  # a histogram has at most 2^10 bins
