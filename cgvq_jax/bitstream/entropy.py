@@ -36,6 +36,7 @@ RESOLUTIONS = (1, 4)  # levels in an octave
 DECAYS = (8, 16, 32)  # heights lost for each level of difference between neighbouring knots
 MAX_HIGH_BITS = 10  # a histogram has at most 2^10 bins
 _TRIED_HIGH_BITS = (6, 8)
+_MANY_VALUES = 512  # fewer cannot tell more than 2^6 bins apart
 _NEVER = 1 << 60  # a cost
 
 
@@ -205,7 +206,7 @@ def _plan(occurrences: Int[np.ndarray, 'G B'], high_bits: int) -> Plan:
   """Splits the groups in those that share the common histogram and those that bring their own.
 
   Starts with all groups sharing; then lets the groups choose and fits the common histogram to
-  those that still share, at most twice; keeps the cheapest of what it saw.
+  those that still share; keeps the cheapest of what it saw.
   """
   num_groups, num_bins = occurrences.shape
   own, own_cost = _fit(occurrences)
@@ -213,7 +214,7 @@ def _plan(occurrences: Int[np.ndarray, 'G B'], high_bits: int) -> Plan:
     return Plan(high_bits, own[0], [None], int(own_cost[0]))
   shares = np.ones(num_groups, bool)
   plans = []
-  for _ in range(3):
+  for _ in range(2):
     common, table_cost = _flat(num_bins), uniform_cost(1 + len(shapes(num_bins)))
     if shares.any():
       (common,), (fitted,) = _fit(occurrences[shares].sum(axis=0, keepdims=True))
@@ -328,7 +329,8 @@ def _best_plan(values: Int[np.ndarray, 'n'], alphabet: int, counts: Int[np.ndarr
   bits = (alphabet - 1).bit_length()
   group = np.repeat(np.arange(len(counts)), counts)
   plans = []
-  for high_bits in sorted({min(bits, tried) for tried in _TRIED_HIGH_BITS}):
+  tried = _TRIED_HIGH_BITS if len(values) >= _MANY_VALUES else _TRIED_HIGH_BITS[:1]
+  for high_bits in sorted({min(bits, most) for most in tried}):
     shift = bits - high_bits
     num_bins = (alphabet - 1 >> shift) + 1
     bins = group * num_bins + (values >> shift)

@@ -12,6 +12,7 @@ both parameters alpha, which is flat at 1 and binomial at infinity.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -70,11 +71,15 @@ def put(
   box = np.repeat(np.arange(len(boxes.count)), boxes.count)  # of each row
   while boxes.count.size:
     one, several = _kinds(boxes)
-    inside = one[box]
-    writer.put_below((rows - boxes.low[box])[inside].ravel(), boxes.size[one].ravel())
+    row = np.zeros(len(one), np.int64)
+    row[box] = np.arange(len(box))  # of a box, one of its rows: that of a box of one
+    alone = np.flatnonzero(one)
+    offsets = rows[row[alone]] - boxes.low[alone]
+    writer.put_below(offsets.ravel(), boxes.size[alone].ravel())
     if not several.any():
       break
-    rows, box = rows[several[box]], (np.cumsum(several) - 1)[box[several[box]]]
+    left = np.flatnonzero(several[box])
+    rows, box = rows[left], (np.cumsum(several) - 1)[box[left]]
     boxes = boxes.where(several)
     side, cut = _cuts(boxes)
     behind = rows[np.arange(len(rows)), side[box]] >= cut[box]
@@ -82,8 +87,6 @@ def put(
     _put_counts(writer, first, boxes.count)
     boxes, index = _halves(boxes, side, cut, first)
     box = index[2 * box + behind]
-    order = np.argsort(box, kind='stable')
-    rows, box = rows[order], box[order]
 
 
 def take(
@@ -100,11 +103,10 @@ def take(
   groups, found = [], []
   while boxes.count.size:
     one, several = _kinds(boxes)
-    offsets = np.zeros_like(boxes.low)
-    offsets[one] = reader.take_below(boxes.size[one].ravel()).reshape(-1, len(alphabets))
-    ends = ~several
-    groups.append(np.repeat(boxes.group[ends], boxes.count[ends]))
-    found.append(np.repeat((boxes.low + offsets)[ends], boxes.count[ends], axis=0))
+    alone, same = boxes.where(one), boxes.where(~one & ~several)
+    offsets = reader.take_below(alone.size.ravel()).reshape(alone.low.shape)
+    groups += [alone.group, np.repeat(same.group, same.count)]
+    found += [alone.low + offsets, np.repeat(same.low, same.count, axis=0)]
     boxes = boxes.where(several)
     if not boxes.count.size:
       break
@@ -125,7 +127,9 @@ def in_order(rows: Int[np.ndarray, 'n D'], counts: Int[np.ndarray, 'G']) -> bool
 
 
 def _outer(top: Int[np.ndarray, 'G D'], counts: Int[np.ndarray, 'G']) -> _Boxes:
-  boxes = _Boxes(np.arange(len(counts)), np.zeros_like(top), top + 1, counts)
+  top, counts = top.astype(np.int32), counts.astype(np.int32)
+  group = np.arange(len(counts), dtype=np.int32)
+  boxes = _Boxes(group, np.zeros_like(top), top + 1, counts)
   return boxes.where(counts > 0)
 
 
@@ -199,20 +203,24 @@ def _count_model(alpha: int, count: int) -> Any:
 
 
 def _by_count(count: Int[np.ndarray, 'm']):
-  """Indices of the boxes of each number of rows up to MAX_COUNT, fewest first."""
+  """Numbers of rows up to MAX_COUNT, fewest first, with the indices of the boxes that hold them."""
   order = np.argsort(count, kind='stable')
-  order = order[count[order] <= MAX_COUNT]
-  return np.split(order, np.flatnonzero(np.diff(count[order])) + 1) if order.size else []
+  order = order[: np.searchsorted(count[order], MAX_COUNT, side='right')]
+  numbers, starts = np.unique(count[order], return_index=True)
+  bounds = itertools.pairwise([*starts.tolist(), len(order)])
+  for number, (start, end) in zip(numbers.tolist(), bounds, strict=True):
+    yield number, order[start:end]
 
 
 def _put_counts(writer: Writer, first: Int[np.ndarray, 'm'], count: Int[np.ndarray, 'm']) -> None:
   few = count <= MAX_COUNT
-  costs = [_count_costs(alpha)[count[few], first[few]].sum() for alpha in ALPHAS]
+  cell = count[few] * (MAX_COUNT + 1) + first[few]
+  costs = [np.take(_count_costs(alpha), cell).sum() for alpha in ALPHAS]
   choice = int(np.argmin(costs))
   writer.put_uniform(choice, len(ALPHAS))
   writer.put_below(first[~few], count[~few] + 1)
-  for boxes in _by_count(count):
-    writer.put(first[boxes], _count_model(ALPHAS[choice], int(count[boxes[0]])))
+  for number, boxes in _by_count(count):
+    writer.put(first[boxes], _count_model(ALPHAS[choice], number))
 
 
 def _take_counts(reader: Reader, count: Int[np.ndarray, 'm']) -> Int[np.ndarray, 'm']:
@@ -220,6 +228,6 @@ def _take_counts(reader: Reader, count: Int[np.ndarray, 'm']) -> Int[np.ndarray,
   first = np.zeros_like(count)
   many = count > MAX_COUNT
   first[many] = reader.take_below(count[many] + 1)
-  for boxes in _by_count(count):
-    first[boxes] = reader.take(_count_model(alpha, int(count[boxes[0]])), len(boxes))
+  for number, boxes in _by_count(count):
+    first[boxes] = reader.take(_count_model(alpha, number), len(boxes))
   return first
