@@ -206,7 +206,7 @@ def _plan(occurrences: Int[np.ndarray, 'G B'], high_bits: int) -> Plan:
   """Splits the groups in those that share the common histogram and those that bring their own.
 
   Starts with all groups sharing; then lets the groups choose and fits the common histogram to
-  those that still share; keeps the cheapest of what it saw.
+  those that still share, at most twice; keeps the cheapest of what it saw.
   """
   num_groups, num_bins = occurrences.shape
   own, own_cost = _fit(occurrences)
@@ -214,7 +214,7 @@ def _plan(occurrences: Int[np.ndarray, 'G B'], high_bits: int) -> Plan:
     return Plan(high_bits, own[0], [None], int(own_cost[0]))
   shares = np.ones(num_groups, bool)
   plans = []
-  for _ in range(2):
+  for _ in range(3):
     common, table_cost = _flat(num_bins), uniform_cost(1 + len(shapes(num_bins)))
     if shares.any():
       (common,), (fitted,) = _fit(occurrences[shares].sum(axis=0, keepdims=True))
