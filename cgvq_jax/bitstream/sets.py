@@ -62,9 +62,9 @@ def put(
   rows, counts = np.asarray(rows, np.int64), np.asarray(counts, np.int64)
   if not rows.size:
     return
-  group = np.repeat(np.arange(len(counts)), counts)
   top = np.zeros((len(counts), len(alphabets)), np.int64)
-  np.maximum.at(top, group, rows)
+  starts = (np.cumsum(counts) - counts)[counts > 0]
+  top[counts > 0] = np.maximum.reduceat(rows, starts)
   boxes = _outer(top, counts)
   for column, alphabet in zip(top[counts > 0].T, alphabets, strict=True):
     entropy.put_column(writer, column, entropy.Layout(alphabet, [len(column)]))
