@@ -89,8 +89,7 @@ class Writer:
 
   def put_below(self, symbols: Int[np.ndarray, 'n'], sizes: Int[np.ndarray, 'n']) -> None:
     """Symbols below a size of their own each."""
-    told = sizes > 1
-    symbols, sizes = (np.asarray(a[told], np.int32) for a in (symbols, sizes))
+    symbols, sizes = _told(symbols, sizes)
     self._runs.append((symbols, _any_uniform, (sizes,)))
 
   def push(self, stack: Stack) -> None:
@@ -158,8 +157,7 @@ class Reader:
 
   def give_back(self, symbols: Int[np.ndarray, 'n'], sizes: Int[np.ndarray, 'n']) -> None:
     """Puts uniform symbols on top of what is left to be taken."""
-    told = sizes > 1
-    symbols, sizes = (np.asarray(a[told], np.int32) for a in (symbols, sizes))
+    symbols, sizes = _told(symbols, sizes)
     if symbols.size:
       self._coder.encode_reverse(symbols, _any_uniform, sizes)
 
@@ -167,6 +165,12 @@ class Reader:
     self.section = self._section
     if not self._coder.is_empty():
       raise ValueError('coded stream: wanted its end after the last value, got more')
+
+
+def _told(symbols, sizes):
+  """Of uniform symbols those that a stream holds: one below 1 is 0."""
+  told = sizes > 1
+  return np.asarray(symbols[told], np.int32), np.asarray(sizes[told], np.int32)
 
 
 def _below(coder: Any, sizes: Int[np.ndarray, 'n']) -> Int[np.ndarray, 'n']:
