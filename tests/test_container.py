@@ -417,12 +417,14 @@ def test_killed_at_any_point_the_old_file_or_the_new_one_is_there(tmp_path):
   for _ in range(3):
     command = [sys.executable, '-c', _WRITER, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-      assert process.stdout is not None and process.stdout.readline() == b'ready\n'
-      for _ in range(20):
-        data = path.read_bytes()
-        assert len(data) == 300_000 and len(set(data)) == 1
-      time.sleep(rng.uniform(0, 0.05))
-      process.kill()
+      try:
+        assert process.stdout is not None and process.stdout.readline() == b'ready\n'
+        for _ in range(20):
+          data = path.read_bytes()
+          assert len(data) == 300_000 and len(set(data)) == 1
+        time.sleep(rng.uniform(0, 0.05))
+      finally:  # it never ends by itself
+        process.kill()
     assert path.read_bytes() in (300_000 * b'a', 300_000 * b'b')
 
 
