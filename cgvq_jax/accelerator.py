@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cgvq_jax import cores, fit, images, initialize
+from cgvq_jax import cores, fit, images, initialize, optimizers
 from cgvq_jax.losses import l2
 from cgvq_jax.metrics import psnr
 from cgvq_jax.rasterize import api, layout, pallas, tiles
@@ -121,7 +121,7 @@ def measure(
   render = over_batch(lambda g, b: api.rasterize_binned(g, b, height, width, **how))
   error = over_batch(lambda g, b, t: api.mean_error(l2.error, t, g, b, **how), shared=1)
 
-  optimizer = fit.adam(steps=1000)
+  optimizer = optimizers.adam(1000)
   block = partial(
     fit.block,
     forward=fit.free,

@@ -59,7 +59,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from cgvq_jax import accelerator, codec, coding, cores, crosscompile, fit, profiling
+from cgvq_jax import accelerator, codec, coding, cores, crosscompile, fit, optimizers, profiling
 from cgvq_jax.bitstream import container
 from cgvq_jax.geometry import CUTOFF, covariance
 from cgvq_jax.images import ImageError, write_atomically
@@ -322,7 +322,7 @@ def _rasterize_line(r: dict[str, Any]) -> str:
 
 def blocked_step(scene: Scene, target: Float[Array, 'H W C']) -> tuple[float, float]:
   """The fit's own loop, a block of its steps: seconds of the first, warm ms a step."""
-  optimizer = fit.adam(steps=1000)
+  optimizer = optimizers.adam(1000)
   start = fit.initial_state(scene.gaussians, (), optimizer)
 
   def block():
@@ -334,7 +334,7 @@ def blocked_step(scene: Scene, target: Float[Array, 'H W C']) -> tuple[float, fl
 
 def dense_step(scene: Scene, target: Float[Array, 'H W C']) -> tuple[float, float]:
   """One step through the definition."""
-  optimizer = fit.adam(steps=1000)
+  optimizer = optimizers.adam(1000)
   params: Any = scene.gaussians
   state = optimizer.init(params)
 

@@ -87,8 +87,10 @@ def _encode(arguments: argparse.Namespace) -> None:
 
 
 def _encoded(arguments: argparse.Namespace, pixels: Float[np.ndarray, 'H W C']) -> bytes:
-  fit_steps = arguments.fit_steps
-  finetune_steps = arguments.finetune_steps or max(fit_steps // 2, 1)
+  preset = codec.PRESETS[arguments.preset]
+  fit_steps = arguments.fit_steps or preset.fit_steps
+  half = max(fit_steps // 2, 1) if arguments.fit_steps else preset.finetune_steps
+  finetune_steps = arguments.finetune_steps or half
   steps = {'fit': fit_steps, 'finetune': finetune_steps}
   bars = Bars(arguments.input.name, steps, arguments.quiet)
 
@@ -246,19 +248,28 @@ def _parser() -> argparse.ArgumentParser:
     'encode',
     _encode,
     'Compress an image (any that Pillow reads) into a .cgvq file.',
-    'encode photo.png photo.cgvq --num_gaussians 20000 --steps 2000',
+    'encode photo.png photo.cgvq --num_gaussians 20000 --preset best',
   )
   encode.add_argument('output', metavar='OUT', type=Path, help='ends in .cgvq')
   number: dict[str, Any] = {'type': _whole, 'metavar': 'N'}
   encode.add_argument('--method', choices=METHODS, default='cgvq', help='default: %(default)s')
   encode.add_argument(
-    '--num_gaussians', default=10_000, help='more: better and larger (%(default)s)', **number
+    '--num_gaussians', default=10_000, help='at most; more: better, larger (%(default)s)', **number
   )
   encode.add_argument('--num_clusters', help="default: the method's own", **number)
-  encode.add_argument(
-    '--fit_steps', '--steps', default=1000, help='more: better and slower (%(default)s)', **number
+  presets = ', '.join(
+    f'{name} {preset.fit_steps} + {preset.finetune_steps}' for name, preset in codec.PRESETS.items()
   )
-  encode.add_argument('--finetune_steps', help='default: half of --fit_steps', **number)
+  encode.add_argument(
+    '--preset',
+    choices=codec.PRESETS,
+    default='default',
+    help=f'steps to fit and to fine-tune: {presets}',
+  )
+  encode.add_argument('--fit_steps', '--steps', help="default: the preset's", **number)
+  encode.add_argument(
+    '--finetune_steps', help='default: half of --fit_steps, or the preset', **number
+  )
   encode.add_argument(
     '--order',
     choices=container.ORDERS,

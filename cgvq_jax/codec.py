@@ -11,18 +11,29 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from cgvq_jax import finetune, fit, initialize
+from cgvq_jax import densify, finetune, fit, initialize, optimizers
 from cgvq_jax.bitstream import container, ordering
 from cgvq_jax.cluster import canonical, cluster
 from cgvq_jax.geometry import standard_deviations
-from cgvq_jax.losses import Loss, l2
+from cgvq_jax.losses import Loss, clamped_l2
 from cgvq_jax.methods import dequantizers
 from cgvq_jax.rasterize.api import CHANNELS, MAX_SIDE, rasterize
 from cgvq_jax.types import Gaussians, Method
 
 _MAX_PIXELS = 1 << 28  # of a rendering: four times what a file's own size may be
+
+
+class Preset(NamedTuple):
+  """How long an encoder may take."""
+
+  fit_steps: int
+  finetune_steps: int
+
+
+PRESETS = {'fast': Preset(300, 150), 'default': Preset(1000, 500), 'best': Preset(5000, 1500)}
 
 Initializer = Callable[[PRNGKeyArray, Float[Array, 'H W C'], int], Gaussians]
 
@@ -46,18 +57,22 @@ def encode(
   finetune_steps: int = 500,
   seed: int = 0,
   initializer: Initializer = initialize.gradient_guided,
-  loss: Loss = l2,
+  densifier: Callable[[int], densify.Densifier] = densify.matching_pursuit,
+  optimizer: Callable[[int], optax.GradientTransformation] = optimizers.adam,
+  loss: Loss = clamped_l2,
   order: ordering.Put = ordering.put_sorted,
   resume: Callable[[str, Any], Any] = _from_start,
   on_block: Callable[[str, Any, fit.Progress], None] = _in_silence,
 ) -> bytes:
   """Compresses an image in 0..1 into the bytes of one file.
 
-  image -> initialize -> fit -> cluster -> quantize and fine-tune -> bytes. `num_clusters` defaults
-  to the method's. The two long stages are 'fit' and 'finetune': `on_block(stage, state, progress)`
-  is called every fit.BLOCK_STEPS steps, and `resume(stage, initial state)` returns the state to go
-  on from, the initial one or one that `on_block` was given earlier; the bytes are the same. `order`
-  is how the Gaussians are ordered in the file, one of container.ORDERS; the picture is the same.
+  image -> initialize -> fit -> cluster -> quantize and fine-tune -> bytes. A picture that needs
+  fewer than `num_gaussians` gets fewer. `num_clusters` defaults to the method's. `densifier` and
+  `optimizer` are made for `fit_steps`. The two long stages are 'fit' and 'finetune':
+  `on_block(stage, state, progress)` is called every fit.BLOCK_STEPS steps, and `resume(stage,
+  initial state)` returns the state to go on from, the initial one or one that `on_block` was given
+  earlier; the bytes are the same. `order` is how the Gaussians are ordered in the file, one of
+  container.ORDERS; the picture is the same.
 
   Raises ValueError on an image or a number out of range and on functions that do not fit it,
   FitError where the fit diverges.
@@ -70,36 +85,69 @@ def encode(
   target = jnp.asarray(image, jnp.float32)
   start_key, cluster_key, codebook_key = jax.random.split(jax.random.key(seed), 3)
 
-  optimizer = fit.adam(steps=fit_steps)
-  gaussians = initializer(start_key, target, num_gaussians)
-  if gaussians.num_gaussians != num_gaussians:
-    raise ValueError(f'initializer: wanted {num_gaussians=}, got {gaussians.num_gaussians}')
-  fitted = fit.run(
-    resume('fit', fit.initial_state(gaussians, (), optimizer)),
+  fitted = fit_image(
+    start_key,
     target,
+    num_gaussians,
     steps=fit_steps,
+    initializer=initializer,
+    densifier=densifier,
     optimizer=optimizer,
     loss=loss,
+    resume=partial(resume, 'fit'),
     on_block=partial(on_block, 'fit'),
   )
 
-  gaussians = canonical(fitted.params)
+  gaussians = canonical(fitted)
+  num_clusters = min(num_clusters, gaussians.num_gaussians)
   labels = cluster(cluster_key, gaussians, num_clusters)
   context = finetune.make_context(np.asarray(labels), num_clusters, height, width)
 
-  optimizer = fit.adam(finetune.RATES, finetune_steps, final=finetune.FINAL_RATE)
-  start = finetune.initial_state(codebook_key, gaussians, context, target, method, optimizer)
+  tuner = finetune.adam(finetune_steps)
+  start = finetune.initial_state(codebook_key, gaussians, context, target, method, tuner)
   tuned = finetune.run(
     resume('finetune', start),
     context,
     target,
     method,
     steps=finetune_steps,
-    optimizer=optimizer,
+    optimizer=tuner,
     loss=loss,
     on_block=partial(on_block, 'finetune'),
   )
   return container.write(finetune.freeze(tuned.best, context, method, height, width), order)
+
+
+def fit_image(
+  key: PRNGKeyArray,
+  target: Float[Array, 'H W C'],
+  num_gaussians: int,
+  *,
+  steps: int = 1000,
+  initializer: Initializer = initialize.gradient_guided,
+  densifier: Callable[[int], densify.Densifier] = densify.matching_pursuit,
+  optimizer: Callable[[int], optax.GradientTransformation] = optimizers.adam,
+  loss: Loss = clamped_l2,
+  resume: Callable[[fit.FitState], fit.FitState] = lambda state: state,
+  on_block: Callable[[fit.FitState, fit.Progress], None] | None = None,
+) -> Gaussians:
+  """The first half of `encode`: at most `num_gaussians` free Gaussians, fitted to an image."""
+  densifying, stepping = densifier(steps), optimizer(steps)
+  first = densifying.first(num_gaussians)
+  gaussians = initializer(key, target, first)
+  if gaussians.num_gaussians != first:
+    raise ValueError(f'initializer: wanted {first} Gaussians, got {gaussians.num_gaussians}')
+  gaussians = densify.with_sleepers(gaussians, num_gaussians)
+  state = fit.run(
+    resume(fit.initial_state(gaussians, (), stepping)),
+    target,
+    steps=steps,
+    optimizer=stepping,
+    loss=loss,
+    between=densifying.between,
+    on_block=on_block,
+  )
+  return densify.without_sleepers(state.params)
 
 
 class Decoded(NamedTuple):

@@ -35,17 +35,18 @@ from cgvq_jax import (
   codec,
   compare,
   images,
-  initialize,
-  losses,
   metrics,
   report,
 )
 from cgvq_jax.bitstream import container
+from cgvq_jax.densify import DENSIFIERS
 from cgvq_jax.fit import FitError
+from cgvq_jax.initialize import INITIALIZERS
+from cgvq_jax.losses import LOSSES
 from cgvq_jax.methods import METHODS
+from cgvq_jax.optimizers import OPTIMIZERS
 from cgvq_jax.progress import Bars
 
-INITIALIZERS = {'gradient_guided': initialize.gradient_guided, 'random': initialize.random}
 _PACKAGE_PARENT = Path(__file__).parents[1]
 
 
@@ -70,8 +71,10 @@ class Settings(NamedTuple):
   fit_steps: int = 1000
   finetune_steps: int = 500
   seed: int = 0
-  loss: str = 'l2'  # a key of losses.LOSSES
   initializer: str = 'gradient_guided'  # a key of INITIALIZERS
+  densifier: str = 'matching_pursuit'  # a key of DENSIFIERS
+  optimizer: str = 'adam'  # a key of OPTIMIZERS
+  loss: str = 'clamped_l2'  # a key of LOSSES
   order: str = 'sorted'  # a key of container.ORDERS
 
 
@@ -128,7 +131,7 @@ def run(
   failures: list[str] = []
   encoded = unchanged = 0
   for source in sources:
-    with _reported(source.name, failures):
+    with reported(source.name, failures):
       image = source.load()
       for note in image.notes:
         print(f'{source.name}: {note}', flush=True)
@@ -142,7 +145,7 @@ def run(
           records[task.file] = record
           unchanged += 1
           continue
-        with _reported(task.title, failures):
+        with reported(task.title, failures):
           records[task.file] = _make(task, image.pixels, checkpoint_seconds)
           encoded += 1
           _write_results(workdir, records)
@@ -183,7 +186,7 @@ class _Task(NamedTuple):
     }
 
   def settings_of_fit(self) -> dict[str, Any]:
-    names = ('fit_steps', 'seed', 'loss', 'initializer')
+    names = ('fit_steps', 'seed', 'initializer', 'densifier', 'optimizer', 'loss')
     chosen = {name: getattr(self.settings, name) for name in names}
     return {'image': self.digest, 'num_gaussians': self.point.num_gaussians, **chosen}
 
@@ -210,7 +213,9 @@ def _make(task: _Task, pixels: Float[np.ndarray, 'H W C'], every: float) -> dict
       finetune_steps=task.settings.finetune_steps,
       seed=task.settings.seed,
       initializer=INITIALIZERS[task.settings.initializer],
-      loss=losses.LOSSES[task.settings.loss],
+      densifier=DENSIFIERS[task.settings.densifier],
+      optimizer=OPTIMIZERS[task.settings.optimizer],
+      loss=LOSSES[task.settings.loss],
       order=container.ORDERS[task.settings.order],
       resume=keeper.resume,
       on_block=keeper.on_block,
@@ -284,7 +289,7 @@ def _device() -> str:
 
 
 @contextmanager
-def _reported(name: str, failures: list[str]) -> Iterator[None]:
+def reported(name: str, failures: list[str]) -> Iterator[None]:
   """Turns a failure into a line; one that nobody foresaw is also shown in full."""
   try:
     yield

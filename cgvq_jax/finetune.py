@@ -14,11 +14,11 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from cgvq_jax import fit
+from cgvq_jax import fit, optimizers
 from cgvq_jax.cluster import join, layout, split
 from cgvq_jax.curvature import curvature
 from cgvq_jax.images import to_bytes8
-from cgvq_jax.losses import Loss, l2
+from cgvq_jax.losses import Loss, clamped_l2
 from cgvq_jax.metrics import psnr
 from cgvq_jax.rasterize.api import rasterize
 from cgvq_jax.types import Clusters, Gaussians, Method, Params, Quantizer, Stream, Symbols
@@ -54,13 +54,16 @@ class Context:
 # Half the fit's rates: the Gaussians are near their places and follow the rounding. Steps and
 # offsets (log px, radians) move by a few hundredths of a quantizer step each.
 RATES: Any = Trained(
-  gaussians=fit.rates(mean_xy=0.4, log_scale=0.08, rotation=0.08, color=0.02),
+  gaussians=optimizers.rates(mean_xy=0.4, log_scale=0.08, rotation=0.08, color=0.02),
   quantizers=2e-3,  # pyright: ignore[reportArgumentType]  (a prefix of the tree)
 )
 # What rounding the positions may cost, of the squared error that the fit has left.
 POSITION_SHARE = 0.05
-# The rates end lower than the fit's: rounding turns every late movement into noise.
-FINAL_RATE = 0.01
+
+
+def adam(steps: int) -> optax.GradientTransformation:
+  """The fit's, in pixels, with rates that end lower: rounding turns late movements into noise."""
+  return optimizers.adam(steps, RATES, b2=0.94, final=0.01, frame=optimizers.pixel_frame)
 
 
 def to_rows(gaussians: Gaussians, size: Float[Array, '2']) -> Rows:
@@ -295,7 +298,7 @@ def run(
   *,
   steps: int,
   optimizer: optax.GradientTransformation,
-  loss: Loss = l2,
+  loss: Loss = clamped_l2,
   on_block: Callable[[TuneState, fit.Progress], None] | None = None,
 ) -> TuneState:
   """Goes on from `state` until `steps` steps are done.

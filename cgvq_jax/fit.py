@@ -21,7 +21,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from cgvq_jax import cores
-from cgvq_jax.losses import Loss, MeanError, l2
+from cgvq_jax.losses import Loss, MeanError, clamped_l2
+from cgvq_jax.optimizers import adam
 from cgvq_jax.rasterize import api
 from cgvq_jax.rasterize.layout import tile_target
 from cgvq_jax.rasterize.tiles import (
@@ -73,45 +74,12 @@ class Progress(NamedTuple):
   psnr: float  # of the clamped render after the block, dB
 
 
+# (state after a block, target) -> the state to go on from.
+Between = Callable[[FitState, Float[Array, 'H W C']], FitState]
+
+
 class FitError(RuntimeError):
   """The fit cannot go on: a value that is not finite, with the step and the attribute."""
-
-
-def rates(mean_xy: float, log_scale: float, rotation: float, color: float) -> Any:
-  """Learning rates, one an attribute, in its own unit a step: px, log px, radians, colour."""
-  each: dict[str, Any] = {'mean_xy': mean_xy, 'log_scale': log_scale}
-  return Gaussians(**each, rotation=rotation, color=color)  # pyright: ignore[reportArgumentType]
-
-
-RATES = rates(mean_xy=0.8, log_scale=0.16, rotation=0.16, color=0.04)
-
-
-@lru_cache
-def adam(
-  rates: Any = None,
-  steps: int = 1000,
-  *,
-  b2: float = 0.94,
-  final: float = 0.1,
-  preconditioner: Callable[[], optax.GradientTransformation] | None = None,
-) -> optax.GradientTransformation:
-  """Adam with one learning rate an attribute and a cosine decay to `final` of it over `steps`.
-
-  `rates` is a prefix of the parameters' tree (default: RATES); eight times the usual rates, with
-  a short second-moment memory (b2), fit several times faster. `preconditioner` replaces Adam's
-  scaling (`optax.scale_by_adan` for Adan). Cached, so that equal arguments compile once.
-  """
-  rates = RATES if rates is None else rates
-  scaling = preconditioner() if preconditioner else optax.scale_by_adam(b2=b2, eps=1e-15)
-
-  def per_attribute(updates, params):
-    del params
-    return jax.tree.map(
-      lambda rate, subtree: jax.tree.map(lambda u: rate * u, subtree), rates, updates
-    )
-
-  schedule = optax.cosine_decay_schedule(-1.0, steps, alpha=final)
-  return optax.chain(scaling, optax.stateless(per_attribute), optax.scale_by_schedule(schedule))
 
 
 def initial_state(params: Any, carry: Any, optimizer: optax.GradientTransformation) -> FitState:
@@ -286,7 +254,7 @@ def lower_block(
   target: Float[Array, 'H W C'],
   *,
   optimizer: optax.GradientTransformation,
-  loss: Loss = l2,
+  loss: Loss = clamped_l2,
   forward: ForwardFn = free,
   context: Any = None,
   implementation: str | None = None,
@@ -305,19 +273,22 @@ def run(
   *,
   steps: int,
   optimizer: optax.GradientTransformation,
-  loss: Loss = l2,
+  loss: Loss = clamped_l2,
   forward: ForwardFn = free,
   context: Any = None,
+  between: Between | None = None,
   on_block: Callable[[FitState, Progress], None] | None = None,
   implementation: str | None = None,
 ) -> FitState:
   """Goes on from `state` until `steps` steps are done; calls `on_block` after every block.
 
-  A run that was stopped after a block and goes on from its state gives the very same result.
+  `between` two blocks may change the state in any way that keeps its shapes. A run that was stopped
+  after a block and goes on from its state gives the very same result.
   `implementation` is the rasterizer's, as for `rasterize.api`. Raises FitError on NaN, ValueError
   on sizes that do not fit each other and on an unknown implementation.
   """
   name = api.chosen(implementation, from_lists=True)
+  everywhere = NamedSharding(cores.mesh(), P())
   (state, context, target), room = _placed(state, context, target, forward, name)
   done = int(state.step)
   while done < steps:
@@ -339,6 +310,8 @@ def run(
       room = room.grown(needed)
       continue  # from the block's start
     state, done = after.state, done + count
+    if between and done < steps:
+      state = jax.device_put(between(*_on_one_device((state, target))), everywhere)
     if on_block:
       progress = Progress(done, float(after.losses[-1]), float(after.psnr))
       on_block(_on_one_device(state), progress)
@@ -355,13 +328,13 @@ def fit(
   target: Float[Array, 'H W C'],
   *,
   steps: int = 1000,
-  loss: Loss = l2,
+  loss: Loss = clamped_l2,
   optimizer: optax.GradientTransformation | None = None,
   on_block: Callable[[FitState, Progress], None] | None = None,
   implementation: str | None = None,
 ) -> Gaussians:
   """Fits free Gaussians to an image in 0..1, [H, W, C]; raises FitError, ValueError."""
-  optimizer = optimizer or adam(steps=steps)
+  optimizer = optimizer or adam(steps)
   state = initial_state(gaussians, (), optimizer)
   options = {'loss': loss, 'on_block': on_block, 'implementation': implementation}
   return run(state, target, steps=steps, optimizer=optimizer, **options).params

@@ -90,3 +90,6 @@ def random(key: PRNGKeyArray, image: Float[Array, 'H W C'], num_gaussians: int) 
     rotation=2 * jnp.pi * jax.random.uniform(keys[2], (num_gaussians,)),
     color=jax.random.uniform(keys[3], (num_gaussians, channels)),
   )
+
+
+INITIALIZERS = {'gradient_guided': gradient_guided, 'random': random}

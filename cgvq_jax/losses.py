@@ -46,6 +46,18 @@ def l2(image: Float[Array, '*S'], target: Float[Array, '*S']) -> Float[Array, '*
 
 
 @MeanError
+def clamped_l2(image: Float[Array, '*S'], target: Float[Array, '*S']) -> Float[Array, '*S']:
+  """Squared error of the clamped image, continued along its tangents outside of 0..1.
+
+  What is clamped away need not be fitted: where the target is white (1) a brighter image is no
+  error. Elsewhere the slope stays what it is at the border, so every sample finds back.
+  """
+  inside = jnp.clip(image, 0.0, 1.0)
+  error = inside - target
+  return error**2 + 2 * error * (image - inside)
+
+
+@MeanError
 def l1(image: Float[Array, '*S'], target: Float[Array, '*S']) -> Float[Array, '*S']:
   """Mean absolute error."""
   return jnp.abs(image - target)
@@ -163,4 +175,10 @@ def vgg_features(path: str | os.PathLike) -> Callable[[Float[Array, 'H W C']], l
   return features
 
 
-LOSSES: dict[str, Loss] = {'l2': l2, 'l1': l1, 'l1_ssim': l1_ssim, 'feature': feature}
+LOSSES: dict[str, Loss] = {
+  'clamped_l2': clamped_l2,
+  'l2': l2,
+  'l1': l1,
+  'l1_ssim': l1_ssim,
+  'feature': feature,
+}

@@ -13,11 +13,15 @@ the name 'sample' is a photograph that needs no download. Each value of the conf
 The working folder gets <method>/<N>/<image>.cgvq and .png, results.json, report.md and a plot. The
 same command goes on where it was stopped or killed, and does nothing where all is done.
 
+A config with recipes, such as configs/ablation.py, compares ways to fit instead: nothing is
+quantized, and the working folder gets study.md and study.png.
+
 Exit codes: 0 all fine, 1 some image failed, 2 a bad command or config, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,9 +32,14 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cgvq_jax import cores, dataset, images, losses
+from cgvq_jax import cores, dataset, images, study
 from cgvq_jax.bitstream import container
+from cgvq_jax.codec import PRESETS
+from cgvq_jax.densify import DENSIFIERS
+from cgvq_jax.initialize import INITIALIZERS
+from cgvq_jax.losses import LOSSES
 from cgvq_jax.methods import METHODS
+from cgvq_jax.optimizers import OPTIMIZERS
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'The config file, such as configs/kodak.py.'
@@ -54,13 +63,15 @@ def main(argv: Sequence[str]) -> int:
       raise ConfigError('--workdir: wanted a folder for the results, got none')
     if _CONFIG.value is None:
       raise ConfigError('--config: wanted a file such as configs/kodak.py, got none')
-    arguments = job(_CONFIG.value)
+    studied = 'recipes' in _CONFIG.value
+    arguments = study_job(_CONFIG.value) if studied else job(_CONFIG.value)
     Path(_WORKDIR.value).mkdir(parents=True, exist_ok=True)
   except (ConfigError, images.ImageError, OSError) as error:
     print(' '.join(str(error).split()), file=sys.stderr)  # a missing config file takes four lines
     return 2
   try:
-    outcome = dataset.run(workdir=_WORKDIR.value, **arguments)
+    run = study.run if studied else dataset.run
+    outcome = run(workdir=_WORKDIR.value, **arguments)
   except KeyboardInterrupt:
     print('stopped; the same command goes on from here', file=sys.stderr)
     return 130
@@ -68,11 +79,12 @@ def main(argv: Sequence[str]) -> int:
     print(f'{_WORKDIR.value}: {error}', file=sys.stderr)
     return 1
   if not outcome.encoded and not outcome.failures:
-    print(f'nothing to do: {outcome.unchanged} files are there and unchanged')
+    print(f'nothing to do: {outcome.unchanged} are there and unchanged')
     return 0
+  page = Path(_WORKDIR.value) / ('study.md' if studied else 'report.md')
   print(
-    f'{outcome.encoded} files encoded, {outcome.unchanged} unchanged, '
-    f'{len(outcome.failures)} failures; see {Path(_WORKDIR.value) / "report.md"}'
+    f'{outcome.encoded} {"fitted" if studied else "files encoded"}, {outcome.unchanged} unchanged, '
+    f'{len(outcome.failures)} failures; see {page}'
   )
   for failure in outcome.failures:
     print(f'failed: {failure}', file=sys.stderr)
@@ -86,6 +98,7 @@ def job(config: Any) -> dict[str, Any]:
     ConfigError: a value is not what its name wants, or a name is missing.
     images.ImageError: the images are not there.
   """
+  preset = PRESETS[_name(config, 'preset', PRESETS)]
   clusters = _numbers(config, 'num_clusters', 0, container.MAX_CLUSTERS)
   return {
     'points': dataset.grid(
@@ -94,17 +107,55 @@ def job(config: Any) -> dict[str, Any]:
       [number or None for number in clusters],
     ),
     'settings': dataset.Settings(
-      fit_steps=_number(config, 'fit.steps', 1),
-      finetune_steps=_number(config, 'finetune.steps', 1),
+      fit_steps=_number(config, 'fit.steps', 0) or preset.fit_steps,
+      finetune_steps=_number(config, 'finetune.steps', 0) or preset.finetune_steps,
       seed=_number(config, 'seed', 0, 2**32 - 1),
-      loss=_name(config, 'fit.loss', losses.LOSSES),
-      initializer=_name(config, 'fit.initializer', dataset.INITIALIZERS),
+      initializer=_name(config, 'fit.initializer', INITIALIZERS),
+      densifier=_name(config, 'fit.densifier', DENSIFIERS),
+      optimizer=_name(config, 'fit.optimizer', OPTIMIZERS),
+      loss=_name(config, 'fit.loss', LOSSES),
       order=_name(config, 'order', container.ORDERS),
     ),
     'with_classic': bool(_value(config, 'classic')),
     'checkpoint_seconds': _seconds(config, 'checkpoint_seconds'),
     'sources': _sources(config),
   }
+
+
+def study_job(config: Any) -> dict[str, Any]:
+  """The arguments of `study.run`: a recipe has what config.fit says and it does not.
+
+  Raises:
+    ConfigError, images.ImageError: as `job`.
+  """
+  names = _names(config, 'names', _value(config, 'recipes'))
+  return {
+    'recipes': {name: _recipe(config, name) for name in names},
+    'tuned_on': _listed(_value(config, 'tuned_on')),
+    'sources': _sources(config),
+  }
+
+
+def _recipe(config: Any, name: str) -> study.Recipe:
+  own = config.recipes[name]
+  if not re.fullmatch(r'[\w.-]+', name):
+    raise ConfigError(f'config.recipes: wanted names of letters, digits, ._-, got {name!r}')
+  if unknown := sorted(set(own) - set(study.Recipe._fields)):
+    wanted = ', '.join(study.Recipe._fields)
+    raise ConfigError(f'config.recipes.{name}: wanted some of {wanted}, got {unknown[0]!r}')
+
+  def at(field: str) -> str:
+    return f'recipes.{name}.{field}' if field in own else f'fit.{field}'
+
+  return study.Recipe(
+    num_gaussians=_number(config, at('num_gaussians'), 1, container.MAX_GAUSSIANS),
+    steps=_number(config, at('steps'), 1),
+    seed=_number(config, at('seed'), 0, 2**32 - 1),
+    initializer=_name(config, at('initializer'), INITIALIZERS),
+    densifier=_name(config, at('densifier'), DENSIFIERS),
+    optimizer=_name(config, at('optimizer'), OPTIMIZERS),
+    loss=_name(config, at('loss'), LOSSES),
+  )
 
 
 def _sources(config: Any) -> list[dataset.Source]:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from cgvq_jax import cores, finetune, fit
+from cgvq_jax import cores, finetune, fit, optimizers
 from cgvq_jax.cluster import cluster
 from cgvq_jax.methods import METHODS
 from cgvq_jax.scenes import SCENES, Scene
@@ -41,14 +41,14 @@ def parts_of(program_text: str) -> dict[str, str]:
 def _stage(scene: Scene, target: Float[Array, 'H W C'], stage: str) -> tuple[Any, tuple[Any, ...]]:
   """A program of `fit.run` and its arguments: 'fit', or a method's name for its fine-tuning."""
   gaussians, height, width = scene
-  optimizer = fit.adam(steps=1000)
+  optimizer = optimizers.adam(1000)
   state, context, forward = fit.initial_state(gaussians, (), optimizer), None, fit.free
   if stage != 'fit':
     method = METHODS[stage](gaussians.num_channels)
     labels = cluster(jax.random.key(0), gaussians, method.num_clusters)
     context = finetune.make_context(np.asarray(labels), method.num_clusters, height, width)
     forward = finetune.through(method)
-    optimizer = fit.adam(finetune.RATES, 1000, final=finetune.FINAL_RATE)
+    optimizer = finetune.adam(1000)
     start = finetune.initial_state(jax.random.key(0), gaussians, context, target, method, optimizer)
     state = start.current
   return fit.lower_block(state, target, optimizer=optimizer, forward=forward, context=context)

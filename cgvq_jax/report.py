@@ -122,7 +122,7 @@ def plot(rows: Rows, classic_rows: Rows, path: str | os.PathLike[str]) -> None:
     'published, accounted: no file existed': accounted,
   }
   _legend(figure, groups)
-  _save(figure, path)
+  save_figure(figure, path)
 
 
 def side_by_side(
@@ -165,7 +165,7 @@ def side_by_side(
   for place in axes:
     place.set(xticks=[], yticks=[])
   figure.suptitle(title, fontsize=13, parse_math=False)  # a file's name may hold dollar signs
-  _save(figure, path)
+  save_figure(figure, path)
 
 
 def _check(rows: Rows, classic_rows: Rows) -> None:
@@ -396,7 +396,8 @@ def _draw_ellipses(axes: Axes, gaussians: Gaussians, labels: np.ndarray) -> int:
   return len(chosen)
 
 
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+  """Writes a figure whole or not at all."""
   buffer = io.BytesIO()
   figure.savefig(buffer, format=Path(path).suffix.lstrip('.') or 'png', dpi=130)
   images.write_atomically(path, buffer.getvalue())

@@ -27,15 +27,18 @@ def get_config() -> ConfigDict:
   config.order = (
     'sorted'  # of the Gaussians in a file; or bits_back, none: the same picture, longer
   )
+  config.preset = 'default'  # or fast, best
   config.seed = 0
 
   config.fit = ConfigDict()
-  config.fit.steps = 1000
-  config.fit.loss = 'l2'  # l2, l1, l1_ssim or feature
+  config.fit.steps = 0  # 0: the preset's
   config.fit.initializer = 'gradient_guided'  # or random
+  config.fit.densifier = 'matching_pursuit'  # or none
+  config.fit.optimizer = 'adam'  # or adam_in_pixels, adan
+  config.fit.loss = 'clamped_l2'  # l2, l1, l1_ssim or feature
 
   config.finetune = ConfigDict()
-  config.finetune.steps = 500
+  config.finetune.steps = 0  # 0: the preset's
 
   config.data = ConfigDict()
   config.data.root = ''  # a folder of images; empty: Kodak

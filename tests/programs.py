@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import scenes
 
-from cgvq_jax import cores, crosscompile, finetune, fit, kmeans, losses
+from cgvq_jax import cores, crosscompile, finetune, fit, kmeans, losses, optimizers
 from cgvq_jax.methods import METHODS
 
 HEIGHT, WIDTH, CLUSTERS = 64, 96, 4
@@ -28,22 +28,22 @@ def _block(forward, optimizer, implementation=None):
 
 def _fit_arguments():
   gaussians = scenes.random(height=HEIGHT, width=WIDTH).gaussians
-  return fit.initial_state(gaussians, (), fit.adam()), None, jnp.zeros((HEIGHT, WIDTH, 3))
+  return fit.initial_state(gaussians, (), optimizers.adam()), None, jnp.zeros((HEIGHT, WIDTH, 3))
 
 
 def fit_block(implementation=None):
-  return _block(fit.free, fit.adam(), implementation), _fit_arguments()
+  return _block(fit.free, optimizers.adam(), implementation), _fit_arguments()
 
 
 def batched_fit_block(implementation=None):
   batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), _fit_arguments())
-  return jax.vmap(_block(fit.free, fit.adam(), implementation)), batch
+  return jax.vmap(_block(fit.free, optimizers.adam(), implementation)), batch
 
 
 def finetune_block(method='cgvq', implementation=None):
   state, _, target = _fit_arguments()
   method = METHODS[method](3)
-  optimizer = fit.adam(finetune.RATES)
+  optimizer = finetune.adam(1000)
   labels = np.arange(scenes.NUM_GAUSSIANS) % CLUSTERS
   context = finetune.make_context(labels, CLUSTERS, HEIGHT, WIDTH)
   start = finetune.initial_state(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cgvq_jax import checkpoint, finetune, fit
+from cgvq_jax import checkpoint, finetune, fit, optimizers
 from cgvq_jax.types import Gaussians
 
 SETTINGS = {'seed': 3, 'loss': 'l2'}
@@ -26,7 +26,7 @@ def make_state(count: int = 5, step: int = 0) -> finetune.TuneState:
     jax.tree.map(jnp.asarray, gaussians),
     finetune.Rows((), {'step': jnp.arange(3, dtype=jnp.int16)}, jnp.ones((2, 2), jnp.bfloat16)),
   )
-  optimizer = fit.adam(steps=7)
+  optimizer = optimizers.adam(7)
   state = fit.FitState(params, (), optimizer.init(params.gaussians), jnp.int32(step))
   return finetune.TuneState(state, state, jnp.array(-jnp.inf))
 

@@ -379,7 +379,7 @@ def test_an_initializer_of_another_number_is_refused():
   def one_more(key, image, num_gaussians):
     return cg.initialize.random(key, image, num_gaussians + 1)
 
-  with pytest.raises(ValueError, match='initializer: wanted num_gaussians=60, got 61'):
+  with pytest.raises(ValueError, match='initializer: wanted 60 Gaussians, got 61'):
     encode(initializer=one_more)
 
 

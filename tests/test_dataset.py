@@ -254,8 +254,10 @@ def test_every_setting_counts_and_the_fit_does_not_ask_the_method(tmp_path):
     'fit_steps': 1,
     'finetune_steps': 2,
     'seed': 3,
-    'loss': 'l1',
     'initializer': 'random',
+    'densifier': 'none',
+    'optimizer': 'adan',
+    'loss': 'l1',
     'order': 'none',
   }
   assert set(others) == set(SETTINGS._fields)

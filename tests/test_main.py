@@ -33,7 +33,7 @@ def test_the_configs_are_jobs(name, tmp_path, monkeypatch):
     ('cgvq', 16),
   }
   assert len(job['sources']) == {'kodak': 24, 'quickstart': 1}[name]
-  assert job['settings'].loss == 'l2' and job['settings'].initializer == 'gradient_guided'
+  assert job['settings'].loss == 'clamped_l2' and job['settings'].initializer == 'gradient_guided'
   if name == 'quickstart':
     assert job['sources'][0].load().pixels.shape == (400, 600, 3)
 
@@ -71,9 +71,12 @@ def test_images_are_chosen_by_name(tmp_path):
     ('num_gaussians', (50, 'x'), "got 'x'"),
     ('num_gaussians', (), 'got none'),
     ('num_clusters', 65, 'wanted a whole number, 0 to 64, got 65'),
-    ('fit.steps', 0, 'wanted a whole number, 1 or more, got 0'),
-    ('finetune.steps', 2.5, 'wanted a whole number, 1 or more, got 2.5'),
-    ('fit.loss', 'l3', 'wanted one of l2, l1, l1_ssim, feature'),
+    ('fit.steps', -1, 'wanted a whole number, 0 or more, got -1'),
+    ('finetune.steps', 2.5, 'wanted a whole number, 0 or more, got 2.5'),
+    ('preset', 'slow', 'wanted one of fast, default, best'),
+    ('fit.densifier', 'x', 'wanted one of matching_pursuit, none'),
+    ('fit.optimizer', 'x', 'wanted one of adam, adam_in_pixels, adan'),
+    ('fit.loss', 'l3', 'wanted one of clamped_l2, l2, l1, l1_ssim, feature'),
     ('fit.initializer', 'best', 'wanted one of gradient_guided, random'),
     ('seed', -1, 'wanted a whole number, 0 to'),
     ('checkpoint_seconds', -1.0, 'wanted seconds, 0 or more, got -1.0'),
