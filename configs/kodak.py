@@ -7,8 +7,8 @@ Six images of it, and four numbers of Gaussians for a curve:
   ... --config.data.images=kodim03,kodim05,kodim08,kodim13,kodim15,kodim20
   ... --config.num_gaussians='(2500,5000,10000,20000)'
 
-48,000 steps in all, 1000 to fit each image and 500 to fine-tune it by each method: about an hour on
-two cores. A stopped job goes on where it was.
+48,000 steps in all with the default preset, 1000 to fit each image and 500 to fine-tune it by each
+method: about an hour on two cores. A stopped job goes on where it was.
 
 The images are looked for in the folder that CGVQ_KODAK names, or else in data/kodak.
 """
