@@ -79,7 +79,8 @@ def main(argv: Sequence[str]) -> int:
     print(f'{_WORKDIR.value}: {error}', file=sys.stderr)
     return 1
   if not outcome.encoded and not outcome.failures:
-    print(f'nothing to do: {outcome.unchanged} are there and unchanged')
+    what = 'fits' if studied else 'files'
+    print(f'nothing to do: {outcome.unchanged} {what} are there and unchanged')
     return 0
   page = Path(_WORKDIR.value) / ('study.md' if studied else 'report.md')
   print(

@@ -29,7 +29,7 @@ def symbols(request):
       METHODS[method](3),
       num_gaussians=NUM_GAUSSIANS,
       num_clusters=num_clusters,
-      fit_steps=50,
+      fit_steps=150,
       finetune_steps=50,
     )
   )

@@ -174,7 +174,7 @@ def test_bad_rows(make, rows, classic, message):
 def _shown(monkeypatch, rows, classic, path):
   """The figure behind a plot."""
   figures = []
-  monkeypatch.setattr(report, '_save', lambda figure, path: figures.append(figure))
+  monkeypatch.setattr(report, 'save_figure', lambda figure, path: figures.append(figure))
   report.plot(rows, classic, path)
   return figures[0]
 
@@ -240,7 +240,7 @@ def test_side_by_side_writes_a_picture(tmp_path, channels):
 
 def test_side_by_side_panels(monkeypatch):
   figures = []
-  monkeypatch.setattr(report, '_save', lambda figure, path: figures.append(figure))
+  monkeypatch.setattr(report, 'save_figure', lambda figure, path: figures.append(figure))
   original = np.zeros((30, 40, 4), np.uint8)
   original[..., 3] = [[0] * 20 + [255] * 20] * 30
   decoded = original.copy()

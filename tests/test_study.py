@@ -161,4 +161,4 @@ def test_the_command(studied, tmp_path):
   assert code == 0, err
   assert f'2 fitted, 0 unchanged, 0 failures; see {tmp_path / "job" / "study.md"}' in out
   assert (tmp_path / 'job' / 'study.png').is_file()
-  assert call(*command)[:2] == (0, 'nothing to do: 2 are there and unchanged\n')
+  assert call(*command)[:2] == (0, 'nothing to do: 2 fits are there and unchanged\n')
