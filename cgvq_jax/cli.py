@@ -87,10 +87,10 @@ def _encode(arguments: argparse.Namespace) -> None:
 
 
 def _encoded(arguments: argparse.Namespace, pixels: Float[np.ndarray, 'H W C']) -> bytes:
-  preset = codec.PRESETS[arguments.preset]
-  fit_steps = arguments.fit_steps or preset.fit_steps
-  half = max(fit_steps // 2, 1) if arguments.fit_steps else preset.finetune_steps
-  finetune_steps = arguments.finetune_steps or half
+  fit_steps, finetune_steps = codec.PRESETS[arguments.preset]
+  if arguments.fit_steps:
+    fit_steps, finetune_steps = arguments.fit_steps, max(arguments.fit_steps // 2, 1)
+  finetune_steps = arguments.finetune_steps or finetune_steps
   steps = {'fit': fit_steps, 'finetune': finetune_steps}
   bars = Bars(arguments.input.name, steps, arguments.quiet)
 

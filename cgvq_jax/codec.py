@@ -131,7 +131,11 @@ def fit_image(
   resume: Callable[[fit.FitState], fit.FitState] = lambda state: state,
   on_block: Callable[[fit.FitState, fit.Progress], None] | None = None,
 ) -> Gaussians:
-  """The first half of `encode`: at most `num_gaussians` free Gaussians, fitted to an image."""
+  """The first half of `encode`: at most `num_gaussians` free Gaussians, fitted to an image.
+
+  Raises ValueError where the initializer makes another number than it was asked for, FitError where
+  the fit diverges.
+  """
   densifying, stepping = densifier(steps), optimizer(steps)
   first = densifying.first(num_gaussians)
   gaussians = initializer(key, target, first)

@@ -39,13 +39,10 @@ from cgvq_jax import (
   report,
 )
 from cgvq_jax.bitstream import container
-from cgvq_jax.densify import DENSIFIERS
 from cgvq_jax.fit import FitError
-from cgvq_jax.initialize import INITIALIZERS
-from cgvq_jax.losses import LOSSES
 from cgvq_jax.methods import METHODS
-from cgvq_jax.optimizers import OPTIMIZERS
 from cgvq_jax.progress import Bars
+from cgvq_jax.recipes import Recipe
 
 _PACKAGE_PARENT = Path(__file__).parents[1]
 
@@ -68,13 +65,8 @@ class Point(NamedTuple):
 class Settings(NamedTuple):
   """What else the files depend on."""
 
-  fit_steps: int = 1000
+  fit: Recipe = Recipe()
   finetune_steps: int = 500
-  seed: int = 0
-  initializer: str = 'gradient_guided'  # a key of INITIALIZERS
-  densifier: str = 'matching_pursuit'  # a key of DENSIFIERS
-  optimizer: str = 'adam'  # a key of OPTIMIZERS
-  loss: str = 'clamped_l2'  # a key of LOSSES
   order: str = 'sorted'  # a key of container.ORDERS
 
 
@@ -135,7 +127,7 @@ def run(
       image = source.load()
       for note in image.notes:
         print(f'{source.name}: {note}', flush=True)
-      digest = _digest(image.pixels)
+      digest = digest_of(image.pixels)
       if with_classic:
         classic_rows = _with_classic(workdir, classic_rows, source.name, image.pixels, digest)
       for point in points:
@@ -178,7 +170,7 @@ class _Task(NamedTuple):
   def stages(self) -> dict[str, checkpoint.Stage]:
     """Steps of the two stages and where their states are kept; a fit is every method's."""
     states = self.workdir / 'fits' / str(self.point.num_gaussians) / self.image
-    fit_steps, finetune_steps = self.settings.fit_steps, self.settings.finetune_steps
+    fit_steps, finetune_steps = self.settings.fit.steps, self.settings.finetune_steps
     tuning = states / self.file.parts[-3]
     return {
       'fit': checkpoint.Stage(states / 'fit', fit_steps, self.settings_of_fit()),
@@ -186,12 +178,12 @@ class _Task(NamedTuple):
     }
 
   def settings_of_fit(self) -> dict[str, Any]:
-    names = ('fit_steps', 'seed', 'initializer', 'densifier', 'optimizer', 'loss')
-    chosen = {name: getattr(self.settings, name) for name in names}
-    return {'image': self.digest, 'num_gaussians': self.point.num_gaussians, **chosen}
+    count = self.point.num_gaussians
+    return {'image': self.digest, 'num_gaussians': count, **self.settings.fit._asdict()}
 
   def settings_of_file(self) -> dict[str, Any]:
-    return {'image': self.digest, **self.point._asdict(), **self.settings._asdict()}
+    settings = {**self.settings._asdict(), 'fit': self.settings.fit._asdict()}
+    return {'image': self.digest, **self.point._asdict(), **settings}
 
 
 def _make(task: _Task, pixels: Float[np.ndarray, 'H W C'], every: float) -> dict[str, Any]:
@@ -209,13 +201,10 @@ def _make(task: _Task, pixels: Float[np.ndarray, 'H W C'], every: float) -> dict
       METHODS[method](pixels.shape[2]),
       num_gaussians=num_gaussians,
       num_clusters=num_clusters,
-      fit_steps=task.settings.fit_steps,
+      fit_steps=task.settings.fit.steps,
       finetune_steps=task.settings.finetune_steps,
-      seed=task.settings.seed,
-      initializer=INITIALIZERS[task.settings.initializer],
-      densifier=DENSIFIERS[task.settings.densifier],
-      optimizer=OPTIMIZERS[task.settings.optimizer],
-      loss=LOSSES[task.settings.loss],
+      seed=task.settings.fit.seed,
+      **task.settings.fit.functions(),
       order=container.ORDERS[task.settings.order],
       resume=keeper.resume,
       on_block=keeper.on_block,
@@ -251,7 +240,7 @@ def _row(
     'method': about['method'],
     'num_gaussians': about['num_gaussians'],
     'num_clusters': about['num_clusters'],
-    'fit_steps': task.settings.fit_steps,
+    'fit_steps': task.settings.fit.steps,
     'finetune_steps': task.settings.finetune_steps,
     'bytes': about['bytes'],
     'sections': about['sections'],
@@ -302,7 +291,7 @@ def reported(name: str, failures: list[str]) -> Iterator[None]:
     print(f'failed: {failures[-1]}', file=sys.stderr, flush=True)
 
 
-def _digest(pixels: Float[np.ndarray, 'H W C']) -> str:
+def digest_of(pixels: Float[np.ndarray, 'H W C']) -> str:
   return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 

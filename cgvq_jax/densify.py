@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from cgvq_jax import cores
 from cgvq_jax.fit import BLOCK_STEPS, Between, FitState
 from cgvq_jax.geometry import CUTOFF_RADIUS, covariance
 from cgvq_jax.rasterize.api import rasterize
@@ -29,8 +30,8 @@ from cgvq_jax.types import Gaussians
 # deviations of _SCALE sqrt(e) and _SCALE / sqrt(e) px for each elongation e, in some directions.
 _SCALE, _ELONGATIONS, _DIRECTIONS = 0.75, (1.0, 2.0), 4
 _LEVELS = 5  # up to 0.75 * 2^4 = 12 px
-# Squared error, summed: a hundredth of a grey level's on one pixel is not worth a Gaussian.
-_LEAST = (0.01 / 255) ** 2
+# Squared error, summed: less than a grey level of one sample is not worth a Gaussian.
+_LEAST = 1 / 255**2
 _FEWEST_ROUNDS = 4
 
 
@@ -149,7 +150,6 @@ def worth(gaussians: Gaussians, height: int, width: int) -> Float[Array, 'N']:
   return jnp.where(jnp.all(seen, axis=-1), energy, 0.0)
 
 
-@partial(jax.jit, static_argnames='most')
 def move(state: FitState, residual: Float[Array, 'H W C'], *, most: int, ratio: float) -> FitState:
   """Puts up to `most` Gaussians, those that are worth least, where they explain most of a residual.
 
@@ -161,8 +161,9 @@ def move(state: FitState, residual: Float[Array, 'H W C'], *, most: int, ratio: 
   found = candidates(residual)
   most = min(most, gaussians.num_gaussians, found.gain.size)
   gain, place = lax.top_k(found.gain, most)
-  lost, who = lax.top_k(-worth(gaussians, height, width), most)
-  who = jnp.where(gain > jnp.maximum(-ratio * lost, _LEAST), who, gaussians.num_gaussians)
+  loss, who = lax.top_k(-worth(gaussians, height, width), most)
+  pays = gain > jnp.maximum(-ratio * loss, _LEAST)
+  who = jnp.where(pays, who, gaussians.num_gaussians)  # beyond the last: dropped
 
   def put(old, new):
     return old.at[who].set(new, mode='drop')
@@ -175,6 +176,12 @@ def move(state: FitState, residual: Float[Array, 'H W C'], *, most: int, ratio: 
     params=jax.tree.map(put, gaussians, jax.tree.map(lambda a: a[place], found.gaussians)),
     optimizer=jax.tree.map(forget, state.optimizer),
   )
+
+
+@lru_cache
+def _move_program():
+  # Made at the first call, as in `fit`: which options apply is known once the backend is.
+  return jax.jit(move, static_argnames='most', compiler_options=cores.compiler_options())
 
 
 class Densifier(NamedTuple):
@@ -210,7 +217,7 @@ def matching_pursuit(
     count = state.params.num_gaussians
     residual = target - jnp.clip(rasterize(state.params, height, width), 0.0, 1.0)
     most = max(math.ceil((1 - first_share) * count / rounds), 1)
-    return move(state, residual, most=most, ratio=ratio)
+    return _move_program()(state, residual, most=most, ratio=ratio)
 
   return Densifier(first, between)
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,8 @@ from ml_collections import config_flags
 from cgvq_jax import cores, dataset, images, study
 from cgvq_jax.bitstream import container
 from cgvq_jax.codec import PRESETS
-from cgvq_jax.densify import DENSIFIERS
-from cgvq_jax.initialize import INITIALIZERS
-from cgvq_jax.losses import LOSSES
 from cgvq_jax.methods import METHODS
-from cgvq_jax.optimizers import OPTIMIZERS
+from cgvq_jax.recipes import KNOWN, Recipe
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'The config file, such as configs/kodak.py.'
@@ -108,13 +105,8 @@ def job(config: Any) -> dict[str, Any]:
       [number or None for number in clusters],
     ),
     'settings': dataset.Settings(
-      fit_steps=_number(config, 'fit.steps', 0) or preset.fit_steps,
+      fit=_recipe(config, _number(config, 'fit.steps', 0) or preset.fit_steps, _of_job),
       finetune_steps=_number(config, 'finetune.steps', 0) or preset.finetune_steps,
-      seed=_number(config, 'seed', 0, 2**32 - 1),
-      initializer=_name(config, 'fit.initializer', INITIALIZERS),
-      densifier=_name(config, 'fit.densifier', DENSIFIERS),
-      optimizer=_name(config, 'fit.optimizer', OPTIMIZERS),
-      loss=_name(config, 'fit.loss', LOSSES),
       order=_name(config, 'order', container.ORDERS),
     ),
     'with_classic': bool(_value(config, 'classic')),
@@ -131,32 +123,36 @@ def study_job(config: Any) -> dict[str, Any]:
   """
   names = _names(config, 'names', _value(config, 'recipes'))
   return {
-    'recipes': {name: _recipe(config, name) for name in names},
+    'fits': {name: _fit(config, name) for name in names},
     'tuned_on': _listed(_value(config, 'tuned_on')),
     'sources': _sources(config),
   }
 
 
-def _recipe(config: Any, name: str) -> study.Recipe:
+def _fit(config: Any, name: str) -> study.Fit:
   own = config.recipes[name]
   if not re.fullmatch(r'[\w.-]+', name):
     raise ConfigError(f'config.recipes: wanted names of letters, digits, ._-, got {name!r}')
-  if unknown := sorted(set(own) - set(study.Recipe._fields)):
-    wanted = ', '.join(study.Recipe._fields)
+  known = {'num_gaussians', *Recipe._fields}
+  if unknown := sorted(set(own) - known):
+    wanted = ', '.join(sorted(known))
     raise ConfigError(f'config.recipes.{name}: wanted some of {wanted}, got {unknown[0]!r}')
 
   def at(field: str) -> str:
     return f'recipes.{name}.{field}' if field in own else f'fit.{field}'
 
-  return study.Recipe(
-    num_gaussians=_number(config, at('num_gaussians'), 1, container.MAX_GAUSSIANS),
-    steps=_number(config, at('steps'), 1),
-    seed=_number(config, at('seed'), 0, 2**32 - 1),
-    initializer=_name(config, at('initializer'), INITIALIZERS),
-    densifier=_name(config, at('densifier'), DENSIFIERS),
-    optimizer=_name(config, at('optimizer'), OPTIMIZERS),
-    loss=_name(config, at('loss'), LOSSES),
-  )
+  count = _number(config, at('num_gaussians'), 1, container.MAX_GAUSSIANS)
+  return study.Fit(count, _recipe(config, _number(config, at('steps'), 1), at))
+
+
+def _recipe(config: Any, steps: int, at: Callable[[str], str]) -> Recipe:
+  """Whose field `name` stands under `at(name)`."""
+  functions = {name: _name(config, at(name), known) for name, known in KNOWN.items()}
+  return Recipe(steps, _number(config, at('seed'), 0, 2**32 - 1), **functions)
+
+
+def _of_job(field: str) -> str:
+  return field if field == 'seed' else f'fit.{field}'  # clusters and codebooks go by it too
 
 
 def _sources(config: Any) -> list[dataset.Source]:

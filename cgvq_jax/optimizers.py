@@ -124,10 +124,23 @@ def adam_in_pixels(steps: int = 1000) -> optax.GradientTransformation:
 
 
 @lru_cache
-def adan(steps: int = 1000, *, rate: float = 1e-3, halved_every: int = 20_000):
+def adan(steps: int = 1000) -> optax.GradientTransformation:
+  """`adam` with Adan's scaling (Xie et al. 2022) in place of Adam's."""
+  return adam(steps, preconditioner=optax.scale_by_adan)
+
+
+@lru_cache
+def papers_adan(
+  steps: int = 1000, *, rate: float = 1e-3, halved_every: int = 20_000
+) -> optax.GradientTransformation:
   """GaussianImage's released optimizer: Adan at 1e-3 for all, halved every 20,000 steps."""
   del steps
   return optax.adan(optax.exponential_decay(rate, halved_every, 0.5, staircase=True))
 
 
-OPTIMIZERS = {'adam': adam, 'adam_in_pixels': adam_in_pixels, 'adan': adan}
+OPTIMIZERS = {
+  'adam': adam,
+  'adam_in_pixels': adam_in_pixels,
+  'adan': adan,
+  'papers_adan': papers_adan,
+}

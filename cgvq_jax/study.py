@@ -9,7 +9,6 @@ Rows are written whole or not at all and kept, so the same study run again makes
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import statistics
@@ -25,42 +24,34 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from cgvq_jax import codec, images, metrics, report
-from cgvq_jax.dataset import Outcome, Source, reported
-from cgvq_jax.densify import DENSIFIERS
+from cgvq_jax.dataset import Outcome, Source, digest_of, reported
 from cgvq_jax.fit import Progress
-from cgvq_jax.initialize import INITIALIZERS
-from cgvq_jax.losses import LOSSES
-from cgvq_jax.optimizers import OPTIMIZERS
 from cgvq_jax.progress import Bars
 from cgvq_jax.rasterize.api import rasterize
+from cgvq_jax.recipes import Recipe
 
 Row = Mapping[str, Any]
 
 
-class Recipe(NamedTuple):
+class Fit(NamedTuple):
   """All that a fit depends on but the image."""
 
-  num_gaussians: int = 10_000
-  steps: int = 1000
-  seed: int = 0
-  initializer: str = 'gradient_guided'  # a key of INITIALIZERS
-  densifier: str = 'matching_pursuit'  # a key of DENSIFIERS
-  optimizer: str = 'adam'  # a key of OPTIMIZERS
-  loss: str = 'clamped_l2'  # a key of LOSSES
+  num_gaussians: int
+  recipe: Recipe
 
 
 def run(
   sources: Sequence[Source],
   workdir: str | os.PathLike[str],
   *,
-  recipes: Mapping[str, Recipe],
+  fits: Mapping[str, Fit],
   tuned_on: Sequence[str] = (),
 ) -> Outcome:
-  """Fits every image by every recipe, whose names become folders; the first is the baseline.
+  """Fits every image in every way, whose names become folders; the first is the baseline.
 
   Seconds are wall seconds on this machine, compilation included where this process compiled. An
   image that fails is reported on stderr and the others go on. `tuned_on` names images that the
-  recipes were chosen by: the report tells the others' mean apart. Raises OSError where the folder
+  the ways were chosen by: the report tells the others' mean apart. Raises OSError where the folder
   cannot be written.
   """
   workdir = Path(workdir)
@@ -70,17 +61,15 @@ def run(
   for source in sources:
     with reported(source.name, failures):
       pixels = source.load().pixels
-      for name, recipe in recipes.items():
+      digest = digest_of(pixels)
+      for name, fit in fits.items():
         path = workdir / 'fits' / name / f'{source.name}.json'
-        settings = {**recipe._asdict(), 'image': hashlib.sha256(pixels.tobytes()).hexdigest()}
+        count, recipe = fit
+        settings = {'image': digest, 'num_gaussians': count, **recipe._asdict()}
         with reported(f'{source.name} {name}', failures):
           row = _read(path, settings)
           if row is None:
-            row = {
-              'recipe': name,
-              'image': source.name,
-              **_fitted(source.name, name, pixels, recipe),
-            }
+            row = _fitted(source.name, name, pixels, fit)
             path.parent.mkdir(parents=True, exist_ok=True)
             record = json.dumps({'settings': settings, 'row': row}) + '\n'
             images.write_atomically(path, record.encode())
@@ -103,8 +92,9 @@ def _read(path: Path, settings: Mapping[str, Any]) -> Row | None:
     return None
 
 
-def _fitted(image: str, name: str, pixels: Float[np.ndarray, 'H W C'], recipe: Recipe) -> Row:
+def _fitted(image: str, name: str, pixels: Float[np.ndarray, 'H W C'], fit: Fit) -> Row:
   """Fits one image; returns what it came to."""
+  count, recipe = fit
   bars = Bars(f'{image} {name}', {'fit': recipe.steps})
   curve: list[tuple[int, float, float]] = []
   bars.begin('fit')
@@ -119,13 +109,10 @@ def _fitted(image: str, name: str, pixels: Float[np.ndarray, 'H W C'], recipe: R
     gaussians = codec.fit_image(
       jax.random.key(recipe.seed),
       jnp.asarray(pixels),
-      recipe.num_gaussians,
+      count,
       steps=recipe.steps,
-      initializer=INITIALIZERS[recipe.initializer],
-      densifier=DENSIFIERS[recipe.densifier],
-      optimizer=OPTIMIZERS[recipe.optimizer],
-      loss=LOSSES[recipe.loss],
       on_block=on_block,
+      **recipe.functions(),
     )
   finally:
     bars.close()
@@ -133,11 +120,10 @@ def _fitted(image: str, name: str, pixels: Float[np.ndarray, 'H W C'], recipe: R
   rendered = np.asarray(rasterize(gaussians, *pixels.shape[:2]))
   psnr = metrics.psnr(images.to_bytes8(pixels), images.to_bytes8(rendered))
   print(f'{image} {name}: {psnr:.2f} dB, {seconds:.1f} s', flush=True)
-  count = gaussians.num_gaussians
   return {
     'recipe': name,
     'image': image,
-    'num_gaussians': count,
+    'num_gaussians': gaussians.num_gaussians,
     'psnr': psnr,
     'seconds': seconds,
     'curve': curve,

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 _SIX = ('kodim03', 'kodim05', 'kodim08', 'kodim13', 'kodim15', 'kodim20')
 
 # GaussianImage's released code.
-PAPERS = {'initializer': 'random', 'densifier': 'none', 'optimizer': 'adan', 'loss': 'l2'}
+PAPERS = {'initializer': 'random', 'densifier': 'none', 'optimizer': 'papers_adan', 'loss': 'l2'}
 
 
 def get_config() -> ConfigDict:

@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
   config.fit.steps = 0  # 0: the preset's
   config.fit.initializer = 'gradient_guided'  # or random
   config.fit.densifier = 'matching_pursuit'  # or none
-  config.fit.optimizer = 'adam'  # or adam_in_pixels, adan
+  config.fit.optimizer = 'adam'  # or adam_in_pixels, adan, papers_adan
   config.fit.loss = 'clamped_l2'  # l2, l1, l1_ssim or feature
 
   config.finetune = ConfigDict()

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import scenes
 
-from cgvq_jax import cores, crosscompile, finetune, fit, kmeans, losses, optimizers
+from cgvq_jax import cores, crosscompile, densify, finetune, fit, kmeans, losses, optimizers
 from cgvq_jax.methods import METHODS
 
 HEIGHT, WIDTH, CLUSTERS = 64, 96, 4
@@ -53,6 +53,11 @@ def finetune_block(method='cgvq', implementation=None):
   return block, (start.current, context, target)
 
 
+def densify_move():
+  state, _, residual = _fit_arguments()
+  return functools.partial(densify.move, most=20, ratio=0.3), (state, residual)
+
+
 def k_means():
   return functools.partial(kmeans.fit, num_clusters=CLUSTERS), (
     jax.random.key(0),
@@ -65,6 +70,7 @@ PROGRAMS = {
   'batch': batched_fit_block,
   'gi': functools.partial(finetune_block, 'gi'),
   'cgvq': finetune_block,
+  'densify': densify_move,
   'k-means': k_means,
 }
 

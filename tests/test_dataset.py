@@ -178,7 +178,7 @@ def test_a_killed_job_goes_on_inside_the_image_it_was_at(finished, photographs, 
     '--config.data.images=a',
     '--config.method=gi',
     '--config.num_gaussians=60',
-    f'--config.fit.steps={SETTINGS.fit_steps}',
+    f'--config.fit.steps={SETTINGS.fit.steps}',
     f'--config.finetune.steps={SETTINGS.finetune_steps}',
     '--config.classic=False',
   ]
@@ -189,7 +189,7 @@ def test_a_killed_job_goes_on_inside_the_image_it_was_at(finished, photographs, 
       time.sleep(0.01)
     process.kill()  # SIGKILL
   killed_at = max(int(path.name) for path in states.iterdir() if path.name.isdigit())
-  assert 0 < killed_at < SETTINGS.fit_steps
+  assert 0 < killed_at < SETTINGS.fit.steps
 
   with start(*command) as process:
     assert process.stdout is not None and process.stderr is not None
@@ -214,8 +214,8 @@ def test_a_fit_that_diverges_is_reported(photographs, tmp_path, monkeypatch, cap
     start = initialize.random(key, image, num_gaussians)
     return start.replace(color=start.color * jnp.nan)
 
-  monkeypatch.setitem(dataset.INITIALIZERS, 'random', diverging)
-  settings = SETTINGS._replace(initializer='random')
+  monkeypatch.setitem(initialize.INITIALIZERS, 'random', diverging)
+  settings = SETTINGS._replace(fit=SETTINGS.fit._replace(initializer='random'))
   outcome = run(photographs, tmp_path, settings=settings, with_classic=False)
   assert outcome.encoded == 0 and len(outcome.failures) == 3
   assert outcome.failures[0].startswith('a gi N=60 K=1: FitError: not finite at step 0')
@@ -248,10 +248,12 @@ def test_the_grid_has_every_point_once():
 
 def test_every_setting_counts_and_the_fit_does_not_ask_the_method(tmp_path):
   def task(point=POINTS[0], **changes):
-    return dataset._Task('a', 'digest', point, SETTINGS._replace(**changes), tmp_path)
+    of_fit = {name: changes.pop(name) for name in SETTINGS.fit._fields if name in changes}
+    settings = SETTINGS._replace(fit=SETTINGS.fit._replace(**of_fit), **changes)
+    return dataset._Task('a', 'digest', point, settings, tmp_path)
 
   others = {
-    'fit_steps': 1,
+    'steps': 1,
     'finetune_steps': 2,
     'seed': 3,
     'initializer': 'random',
@@ -260,7 +262,7 @@ def test_every_setting_counts_and_the_fit_does_not_ask_the_method(tmp_path):
     'loss': 'l1',
     'order': 'none',
   }
-  assert set(others) == set(SETTINGS._fields)
+  assert set(others) == {*SETTINGS.fit._fields, *SETTINGS._fields} - {'fit'}
   for name, value in others.items():
     other = task(**{name: value})
     assert other.settings_of_file() != task().settings_of_file()

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from tiny import ROOT, call, write_image
 
 from cgvq_jax import dataset, images, main
+from cgvq_jax.recipes import Recipe
 
 CONFIGS = ('kodak', 'quickstart')
 
@@ -33,7 +34,7 @@ def test_the_configs_are_jobs(name, tmp_path, monkeypatch):
     ('cgvq', 16),
   }
   assert len(job['sources']) == {'kodak': 24, 'quickstart': 1}[name]
-  assert job['settings'].loss == 'clamped_l2' and job['settings'].initializer == 'gradient_guided'
+  assert job['settings'].fit == Recipe(steps={'kodak': 1000, 'quickstart': 300}[name])
   if name == 'quickstart':
     assert job['sources'][0].load().pixels.shape == (400, 600, 3)
 
@@ -75,7 +76,7 @@ def test_images_are_chosen_by_name(tmp_path):
     ('finetune.steps', 2.5, 'wanted a whole number, 0 or more, got 2.5'),
     ('preset', 'slow', 'wanted one of fast, default, best'),
     ('fit.densifier', 'x', 'wanted one of matching_pursuit, none'),
-    ('fit.optimizer', 'x', 'wanted one of adam, adam_in_pixels, adan'),
+    ('fit.optimizer', 'x', 'wanted one of adam, adam_in_pixels, adan, papers_adan'),
     ('fit.loss', 'l3', 'wanted one of clamped_l2, l2, l1, l1_ssim, feature'),
     ('fit.initializer', 'best', 'wanted one of gradient_guided, random'),
     ('seed', -1, 'wanted a whole number, 0 to'),

@@ -60,7 +60,7 @@ def test_equal_settings_are_one_optimizer(make):
 
 
 def test_the_papers_rate_is_halved_every_so_many_steps():
-  updates = first_updates(optimizers.adan(1, rate=0.5, halved_every=3), steps=7)
+  updates = first_updates(optimizers.papers_adan(1, rate=0.5, halved_every=3), steps=7)
   sizes = [abs(float(u.rotation[0])) for u in updates]
   np.testing.assert_allclose(sizes, [0.5] * 3 + [0.25] * 3 + [0.125], rtol=1e-2)
 

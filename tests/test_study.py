@@ -11,10 +11,11 @@ from PIL import Image
 from tiny import call, share_programs, sources, write_image
 
 from cgvq_jax import codec, main, study
+from cgvq_jax.recipes import Recipe
 
-RECIPES = {
-  'all': study.Recipe(num_gaussians=40, steps=100),
-  'no_growth': study.Recipe(num_gaussians=40, steps=100, densifier='none'),
+FITS = {
+  'all': study.Fit(40, Recipe(steps=100)),
+  'no_growth': study.Fit(40, Recipe(steps=100, densifier='none')),
 }
 
 
@@ -27,9 +28,7 @@ def studied(tmp_path_factory):
   for name, left in (('a', 200), ('b', 150)):
     write_image(folder / 'photographs' / f'{name}.png', left)
   (folder / 'photographs' / 'c.png').write_text('no image')
-  outcome = study.run(
-    sources(folder / 'photographs'), folder / 'job', recipes=RECIPES, tuned_on=['a']
-  )
+  outcome = study.run(sources(folder / 'photographs'), folder / 'job', fits=FITS, tuned_on=['a'])
   return folder, outcome
 
 
@@ -59,11 +58,11 @@ def test_the_same_study_again_makes_what_is_missing(studied):
   job = folder / 'job'
   before = rows_of(job)
   (job / 'fits' / 'all' / 'b.json').write_text('{"damaged')
-  again = study.run(sources(folder / 'photographs'), job, recipes=RECIPES)
+  again = study.run(sources(folder / 'photographs'), job, fits=FITS)
   assert (again.encoded, again.unchanged) == (1, 3)
   assert rows_of(job)['all/b']['psnr'] == before['all/b']['psnr']
-  changed = {'all': RECIPES['all']._replace(seed=1)}
-  again = study.run(sources(folder / 'photographs'), job, recipes=changed)
+  changed = {'all': study.Fit(40, Recipe(steps=100, seed=1))}
+  again = study.run(sources(folder / 'photographs'), job, fits=changed)
   assert (again.encoded, again.unchanged) == (2, 0)
 
 
@@ -106,18 +105,18 @@ def config(name, **changes):
 
 
 def alone(recipes, field):
-  return recipes['all']._replace(**{field: None})
+  return recipes['all'].recipe._replace(**{field: None})
 
 
 def test_the_ablation_turns_each_lever_off(kodak):
   job = main.study_job(config('ablation'))
-  recipes = job['recipes']
-  assert next(iter(recipes)) == 'all' and recipes['all'] == study.Recipe()
+  recipes = job['fits']
+  assert next(iter(recipes)) == 'all' and recipes['all'] == study.Fit(10_000, Recipe())
   assert len(job['sources']) == 6 and job['tuned_on'] == [s.name for s in job['sources']]
   for field in ('initializer', 'densifier', 'optimizer', 'loss', 'seed'):
-    alone = recipes['all']._replace(**{field: None})
+    alone = recipes['all'].recipe._replace(**{field: None})
     assert any(
-      r._replace(**{field: None}) == alone and r != recipes['all'] for r in recipes.values()
+      r.recipe._replace(**{field: None}) == alone and r != recipes['all'] for r in recipes.values()
     )
 
 
@@ -125,8 +124,8 @@ def test_the_presets_are_the_encoders(kodak):
   job = main.study_job(config('presets'))
   assert len(job['sources']) == 24
   for name, preset in codec.PRESETS.items():
-    assert job['recipes'][name] == study.Recipe(steps=preset.fit_steps)
-  assert job['recipes']['papers'].optimizer == 'adan'
+    assert job['fits'][name] == study.Fit(10_000, Recipe(steps=preset.fit_steps))
+  assert job['fits']['papers'].recipe.optimizer == 'papers_adan'
 
 
 @pytest.mark.parametrize(

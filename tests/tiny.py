@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 from cgvq_jax import dataset, images
+from cgvq_jax.recipes import Recipe
 
 ROOT = Path(__file__).parents[1]
 POINTS = dataset.grid(['gi'], [60])
-SETTINGS = dataset.Settings(fit_steps=500, finetune_steps=100)
+SETTINGS = dataset.Settings(Recipe(steps=500), finetune_steps=100)
 
 
 def write_image(path: Path, left: int = 200) -> Path:
