@@ -25,7 +25,9 @@ def rates(mean_xy: float, log_scale: float, rotation: float, color: float) -> An
 
 
 RATES = rates(mean_xy=0.1, log_scale=0.05, rotation=0.05, color=0.005)
-_RATES_IN_PIXELS = rates(mean_xy=0.2, log_scale=0.05, rotation=0.05, color=0.005)
+# The best of some for those that others are compared with.
+_RATES_IN_PIXELS = rates(mean_xy=0.4, log_scale=0.05, rotation=0.05, color=0.005)
+_RATES_OF_ADAN = rates(mean_xy=0.2, log_scale=0.1, rotation=0.1, color=0.01)
 
 
 def _of_gaussians(function: Callable[..., Gaussians], tree: Any, *others: Any) -> Any:
@@ -126,7 +128,7 @@ def adam_in_pixels(steps: int = 1000) -> optax.GradientTransformation:
 @lru_cache
 def adan(steps: int = 1000) -> optax.GradientTransformation:
   """`adam` with Adan's scaling (Xie et al. 2022) in place of Adam's."""
-  return adam(steps, preconditioner=optax.scale_by_adan)
+  return adam(steps, _RATES_OF_ADAN, preconditioner=optax.scale_by_adan)
 
 
 @lru_cache

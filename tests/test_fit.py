@@ -184,6 +184,23 @@ def test_a_finished_run_takes_no_step(adam_run, start, target):
   assert_same_bits(state, adam_run[0])
 
 
+def test_between_blocks_the_state_may_change(start, target):
+  called = []
+
+  def between(state, image):
+    called.append(int(state.step))
+    np.testing.assert_array_equal(image, target)
+    return state.replace(params=state.params.replace(color=state.params.color + len(called)))
+
+  state, blocks = run(start, target, between=between)
+  assert called == [50, 100]  # and not after the last
+  # `on_block` is told of the changed state, from which a stopped run goes on.
+  assert blocks[0][0].params.color.min() > 0.3 and blocks[1][0].params.color.max() > 2
+  assert_same_bits(blocks[-1][0], state)
+  again = {'state': blocks[1][0], 'between': lambda state, image: pytest.fail('called again')}
+  assert_same_bits(run(start, target, **again)[0], state)
+
+
 # --- overflow ---
 
 

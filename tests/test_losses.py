@@ -218,3 +218,11 @@ def test_vgg_names_the_array_that_is_wrong(weights, tmp_path, change, message):
 def test_vgg_without_a_file(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'nowhere\.npz'):
     losses.vgg_features(tmp_path / 'nowhere.npz')
+
+
+def test_what_is_clamped_away_need_not_be_fitted():
+  image, target = np.array([1.5, 1.5, -0.5, -0.5, 0.25]), np.array([1.0, 0.5, 0.0, 0.5, 0.75])
+  value, slope = jax.vmap(jax.value_and_grad(losses.clamped_l2.error))(image, target)
+  # White and black that overshoot are no error; elsewhere the border's slope goes on.
+  np.testing.assert_allclose(value, [0, 0.25 + 0.5, 0, 0.25 + 0.5, 0.25], atol=1e-6)
+  np.testing.assert_allclose(slope, [0, 1, 0, -1, -1], atol=1e-6)
