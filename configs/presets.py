@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
   most = PRESETS['best'].fit_steps
   recipes: dict[str, dict] = {name: {'steps': p.fit_steps} for name, p in PRESETS.items()}
   recipes['steps_1500'] = {'steps': 1500}
-  recipes['best_5000'] = {'steps': most, 'num_gaussians': 5000}
+  recipes['steps_1500_5000'] = {'steps': 1500, 'num_gaussians': 5000}
   recipes['papers'] = {**ablation.PAPERS, 'steps': most}
   config.recipes = ConfigDict(recipes)
   config.names = ('default', *(name for name in recipes if name != 'default'))

@@ -68,7 +68,7 @@ def test_adam_reaches_the_photograph(adam_run, start, target):
 
 
 def test_adan_reaches_the_photograph(start, target):
-  optimizer = optimizers.adam(STEPS, preconditioner=optax.scale_by_adan)
+  optimizer = optimizers.adam(STEPS, preconditioner=optimizers.scale_by_adan)
   state, _ = run(start, target, optimizer=optimizer)
   assert psnr_of(state.params, target) > 31
 

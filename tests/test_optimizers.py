@@ -60,9 +60,36 @@ def test_equal_settings_are_one_optimizer(make):
 
 
 def test_the_papers_rate_is_halved_every_so_many_steps():
-  updates = first_updates(optimizers.papers_adan(1, rate=0.5, halved_every=3), steps=7)
-  sizes = [abs(float(u.rotation[0])) for u in updates]
-  np.testing.assert_allclose(sizes, [0.5] * 3 + [0.25] * 3 + [0.125], rtol=1e-2)
+  updates = first_updates(optimizers.papers_adan(1, halved_every=3), steps=7)
+  sizes = [abs(float(u.rotation[0])) / 1.4e-3 for u in updates]
+  np.testing.assert_allclose(sizes, [1] * 3 + [0.5] * 3 + [0.25], rtol=1e-2)
+
+
+def test_adan_is_algorithm_1():
+  """By the paper's own recursion, whose betas are one less ours, on gradients of any size."""
+  gradients = np.array([3.0, -1.0, 2.0, 0.5]) * 1e-7
+  one, two, three = 0.02, 0.08, 0.01
+  m = v = n = last = 0.0
+  optimizer = optimizers.scale_by_adan()
+  state = optimizer.init(jnp.zeros(()))
+  for k, g in enumerate(gradients, 1):
+    d = g - last if k > 1 else 0.0
+    m = (1 - one) * m + one * g
+    v = (1 - two) * v + two * d
+    n = (1 - three) * n + three * (g + (1 - two) * d) ** 2
+    m_hat, v_hat, n_hat = m / (1 - 0.98**k), v / (1 - 0.92**k), n / (1 - 0.99**k)
+    want, last = (m_hat + (1 - two) * v_hat) / np.sqrt(n_hat), g
+    got, state = optimizer.update(jnp.float32(g), state)
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+def test_the_papers_scales_are_in_pixels():
+  """One step of 1e-3 px, for a large Gaussian as for a small one."""
+  gaussians = ellipse()
+  gradient = jax.tree.map(jnp.ones_like, gaussians)
+  update = stepped(optimizers.papers_adan(), gaussians, gradient)
+  scale = np.exp(gaussians.log_scale)
+  np.testing.assert_allclose(scale * np.expm1(update.log_scale), -1e-3, rtol=1e-2)
 
 
 def ellipse(rotation=0.0):
@@ -112,10 +139,11 @@ def test_units_of_the_frame_move_the_picture_alike():
   np.testing.assert_allclose(np.array(costs) / costs[0], [1, 1, 2], rtol=0.08)
 
 
-def test_the_frame_needs_params():
-  optimizer = optimizers.own_frame(optax.identity())
+@pytest.mark.parametrize('name', ['own_frame', 'plain_scales'])
+def test_a_frame_needs_params(name):
+  optimizer = getattr(optimizers, name)(optax.identity())
   gaussians = ellipse()
-  with pytest.raises(ValueError, match='own_frame: wanted the params'):
+  with pytest.raises(ValueError, match=f'{name}: wanted the params'):
     optimizer.update(gaussians, optimizer.init(gaussians))
 
 
