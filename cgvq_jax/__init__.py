@@ -4,7 +4,8 @@ from cgvq_jax import cores, fit, images, initialize, losses, methods, metrics, q
 from cgvq_jax.bitstream.container import ContainerError
 from cgvq_jax.codec import Decoded, decode, encode, render
 from cgvq_jax.fit import FitError
-from cgvq_jax.types import Gaussians, Method, Quantized, Quantizer
+from cgvq_jax.methods import Method
+from cgvq_jax.types import Gaussians, Quantized, Quantizer
 
 __all__ = [
   'ContainerError',

@@ -64,11 +64,11 @@ from cgvq_jax.bitstream import container
 from cgvq_jax.geometry import CUTOFF, covariance
 from cgvq_jax.images import ImageError, write_atomically
 from cgvq_jax.losses import l2
-from cgvq_jax.methods import METHODS
+from cgvq_jax.methods import PAPERS
 from cgvq_jax.rasterize import api, layout, reference, tiles, xla
 from cgvq_jax.rasterize.pallas import VARIANTS
 from cgvq_jax.scenes import SCENES, USUAL, Scene
-from cgvq_jax.types import Gaussians
+from cgvq_jax.types import Gaussians, Symbols
 
 _REPEATS = 15
 _EVERYWHERE = P()  # alike on all cores
@@ -437,6 +437,8 @@ def bitstream(files: Sequence[Path]) -> dict[str, Any]:
   orders, columns = [], []
   for file in files:
     symbols = container.read(container.read_file(file))
+    if not isinstance(symbols, Symbols):
+      raise ValueError(f'{file}: wanted a file of codebooks, got one of {symbols.method}')
     orders.append({'file': str(file), **coding.orders(symbols)})
     columns += [{'file': str(file), **row} for row in coding.columns(symbols)]
   print(f'{coding.order_table(orders)}\n\n{coding.column_table(columns)}')
@@ -512,7 +514,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add('step', lambda _: fit_steps(), 'One step of a fit.')
   command = add('profile', lambda a: profiling.profile(a.scene, a.stages), 'The parts of a step.')
   command.add_argument('--scene', choices=SCENES, default='kodim15-10k', metavar='NAME')
-  stages = ['fit', *METHODS]
+  stages = ['fit', *PAPERS]
   command.add_argument(
     '--stages', choices=stages, default=stages, help=f'of {", ".join(stages)}', **choice
   )

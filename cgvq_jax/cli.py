@@ -21,12 +21,13 @@ from PIL import Image
 from cgvq_jax import codec, cores, images, metrics
 from cgvq_jax.bitstream import container
 from cgvq_jax.fit import Progress
-from cgvq_jax.methods import METHODS
+from cgvq_jax.methods import METHODS, PAPERS, precision_of
 from cgvq_jax.progress import Bars
 
 _EXTENSION = '.cgvq'
 _EPILOG = """example:
   cgvq encode photo.png photo.cgvq
+  cgvq encode photo.png small.cgvq --method cgvq_rd --quality 40
   cgvq info photo.cgvq
   cgvq decode photo.cgvq photo_again.png
   cgvq decode photo.cgvq larger.png --scale 2
@@ -69,6 +70,8 @@ def _encode(arguments: argparse.Namespace) -> None:
   _check_place(arguments.output)
   if arguments.output.suffix.lower() != _EXTENSION:
     raise UsageError(f'{arguments.output}: wanted a name that ends in {_EXTENSION}')
+  if arguments.quality is not None and arguments.method in PAPERS:
+    raise UsageError(f'--quality: wanted --method cgvq_rd, got {arguments.method}')
   tell = _silent if arguments.quiet else print
   loaded = images.load(arguments.input)
   for note in loaded.notes:
@@ -92,6 +95,9 @@ def _encoded(arguments: argparse.Namespace, pixels: Float[np.ndarray, 'H W C']) 
     fit_steps, finetune_steps = arguments.fit_steps, max(arguments.fit_steps // 2, 1)
   finetune_steps = arguments.finetune_steps or finetune_steps
   steps = {'fit': fit_steps, 'finetune': finetune_steps}
+  method = METHODS[arguments.method](pixels.shape[2])
+  if arguments.quality is not None:
+    method = method._replace(precision=precision_of(arguments.quality))
   bars = Bars(arguments.input.name, steps, arguments.quiet)
 
   def begin(stage: str, state: Any) -> Any:
@@ -105,7 +111,7 @@ def _encoded(arguments: argparse.Namespace, pixels: Float[np.ndarray, 'H W C']) 
   try:
     return codec.encode(
       pixels,
-      METHODS[arguments.method](pixels.shape[2]),
+      method,
       num_gaussians=arguments.num_gaussians,
       num_clusters=arguments.num_clusters,
       fit_steps=fit_steps,
@@ -230,6 +236,12 @@ def _seed(text: str) -> int:
   return number
 
 
+def _quality(text: str) -> float:
+  if not 1 <= (number := float(text)) <= 100:
+    raise argparse.ArgumentTypeError(f'wanted 1 to 100, got {text}')
+  return number
+
+
 def _parser() -> argparse.ArgumentParser:
   style: dict[str, Any] = {'formatter_class': argparse.RawDescriptionHelpFormatter}
   parser = _Parser(
@@ -255,6 +267,12 @@ def _parser() -> argparse.ArgumentParser:
   encode.add_argument('--method', choices=METHODS, default='cgvq', help='default: %(default)s')
   encode.add_argument(
     '--num_gaussians', default=10_000, help='at most; more: better, larger (%(default)s)', **number
+  )
+  encode.add_argument(
+    '--quality',
+    type=_quality,
+    metavar='Q',
+    help='1 to 100, of cgvq_rd: how precisely its Gaussians are told (default: 50)',
   )
   encode.add_argument('--num_clusters', help="default: the method's own", **number)
   presets = ', '.join(

@@ -16,12 +16,13 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from cgvq_jax import densify, finetune, fit, initialize, optimizers
 from cgvq_jax.bitstream import container, ordering
-from cgvq_jax.cluster import canonical, cluster
 from cgvq_jax.geometry import standard_deviations
 from cgvq_jax.losses import Loss, clamped_l2
-from cgvq_jax.methods import dequantizers
+from cgvq_jax.methods import Method, dequantizers
+from cgvq_jax.quantize import graded
+from cgvq_jax.quantize.graded import Graded
 from cgvq_jax.rasterize.api import CHANNELS, MAX_SIDE, rasterize
-from cgvq_jax.types import Gaussians, Method
+from cgvq_jax.types import Gaussians, Telling
 
 _MAX_PIXELS = 1 << 28  # of a rendering: four times what a file's own size may be
 
@@ -66,7 +67,7 @@ def encode(
 ) -> bytes:
   """Compresses an image in 0..1 into the bytes of one file.
 
-  image -> initialize -> fit -> cluster -> quantize and fine-tune -> bytes. A picture that needs
+  image -> initialize -> fit -> the method's integers -> bytes. A picture that needs
   fewer than `num_gaussians` gets fewer. `num_clusters` defaults to the method's. `densifier` and
   `optimizer` are made for `fit_steps`. The two long stages are 'fit' and 'finetune':
   `on_block(stage, state, progress)` is called every fit.BLOCK_STEPS steps, and `resume(stage,
@@ -80,10 +81,9 @@ def encode(
   num_clusters = method.num_clusters if num_clusters is None else num_clusters
   num_clusters = min(num_clusters, num_gaussians)
   _validate(image, num_gaussians, num_clusters, fit_steps, finetune_steps)
-  finetune.check(method, image.shape[2])
-  height, width, _ = image.shape
+  method.check(image.shape[2])
   target = jnp.asarray(image, jnp.float32)
-  start_key, cluster_key, codebook_key = jax.random.split(jax.random.key(seed), 3)
+  start_key, method_key = jax.random.split(jax.random.key(seed))
 
   fitted = fit_image(
     start_key,
@@ -97,25 +97,17 @@ def encode(
     resume=partial(resume, 'fit'),
     on_block=partial(on_block, 'fit'),
   )
-
-  gaussians = canonical(fitted)
-  num_clusters = min(num_clusters, gaussians.num_gaussians)
-  labels = cluster(cluster_key, gaussians, num_clusters)
-  context = finetune.make_context(np.asarray(labels), num_clusters, height, width)
-
-  tuner = finetune.adam(finetune_steps)
-  start = finetune.initial_state(codebook_key, gaussians, context, target, method, tuner)
-  tuned = finetune.run(
-    resume('finetune', start),
-    context,
+  telling = Telling(
+    method_key,
+    fitted,
     target,
-    method,
+    num_clusters,
     steps=finetune_steps,
-    optimizer=tuner,
     loss=loss,
+    resume=partial(resume, 'finetune'),
     on_block=partial(on_block, 'finetune'),
   )
-  return container.write(finetune.freeze(tuned.best, context, method, height, width), order)
+  return container.write(method.tell(telling), order)
 
 
 def fit_image(
@@ -166,16 +158,18 @@ class Decoded(NamedTuple):
 def decode(data: bytes) -> Decoded:
   """Reads the bytes of a file; raises ContainerError, naming the field, where they are not one."""
   symbols = container.read(data)
-  known = dequantizers(symbols.channels)
   try:
-    gaussians = finetune.thaw(symbols, known)
+    if isinstance(symbols, Graded):
+      gaussians, labels = graded.dequantize(symbols), symbols.grade
+    else:
+      gaussians = finetune.thaw(symbols, dequantizers(symbols.channels))
+      labels = np.repeat(np.arange(symbols.counts.size), symbols.counts)
   except ValueError as error:
     raise container.ContainerError(str(error)) from error
   for name in ('mean_xy', 'log_scale', 'rotation', 'color'):
     if not np.all(np.isfinite(getattr(gaussians, name))):
       raise container.ContainerError(f'{name}: wanted finite values, got NaN or infinity')
-  labels = np.repeat(np.arange(symbols.counts.size, dtype=np.int32), symbols.counts)
-  return Decoded(gaussians, symbols.height, symbols.width, labels)
+  return Decoded(gaussians, symbols.height, symbols.width, labels.astype(np.int32))
 
 
 def render(decoded: Decoded, scale: float = 1.0) -> Float[np.ndarray, 'H W C']:

@@ -230,14 +230,18 @@ def none(steps: int) -> Densifier:
 
 def with_sleepers(gaussians: Gaussians, num_gaussians: int) -> Gaussians:
   """As many as asked for: the rest are black, outside of the picture, and wait to be moved."""
-  count = num_gaussians - gaussians.num_gaussians
-  sleepers = Gaussians(
+  more = sleepers(num_gaussians - gaussians.num_gaussians, gaussians.num_channels)
+  return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), gaussians, more)
+
+
+def sleepers(count: int, channels: int) -> Gaussians:
+  """Gaussians that show nothing, and that no tile has to render."""
+  return Gaussians(
     mean_xy=jnp.full((count, 2), -1e3),
     log_scale=jnp.zeros((count, 2)),
     rotation=jnp.zeros(count),
-    color=jnp.zeros((count, gaussians.num_channels)),
+    color=jnp.zeros((count, channels)),
   )
-  return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), gaussians, sleepers)
 
 
 def without_sleepers(gaussians: Gaussians) -> Gaussians:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +15,64 @@ from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from cgvq_jax import fit, optimizers
-from cgvq_jax.cluster import join, layout, split
+from cgvq_jax.cluster import canonical, cluster, join, layout, split
 from cgvq_jax.curvature import curvature
 from cgvq_jax.images import to_bytes8
 from cgvq_jax.losses import Loss, clamped_l2
 from cgvq_jax.metrics import psnr
 from cgvq_jax.rasterize.api import rasterize
-from cgvq_jax.types import Clusters, Gaussians, Method, Params, Quantizer, Stream, Symbols
+from cgvq_jax.types import Clusters, Gaussians, Params, Quantizer, Stream, Symbols, Telling
 
 ATTRIBUTES = ('position', 'rotation_scale', 'color')
+
+
+class Method(NamedTuple):
+  """A codec variant is a choice of functions: one quantizer for each attribute."""
+
+  name: str
+  num_clusters: int  # the method's own default K
+  position: Quantizer  # rows [x, y], -1..1 from edge to edge of the image
+  rotation_scale: Quantizer  # rows [rotation, log s1, log s2]
+  color: Quantizer  # rows of C channels
+
+  def check(self, channels: int) -> None:
+    """Raises ValueError where a quantizer does not take its attribute's rows."""
+    key, mask = jax.random.key(0), jnp.ones(1, bool)
+    for attribute, columns in _columns(channels).items():
+      quantizer: Quantizer = getattr(self, attribute)
+      rows = jnp.zeros((1, columns))
+      got: Any = None
+      with contextlib.suppress(ValueError, TypeError):
+        params = jax.eval_shape(quantizer.init, key, rows, mask, rows)
+        out = jax.eval_shape(quantizer.quantize, params, rows, mask)
+        got = out.value.shape[1:], out.symbols.shape[1:]
+      if got != ((columns,), (len(quantizer.alphabets),)):
+        raise ValueError(
+          f'method {self.name!r}: wanted {attribute} quantized in {columns} columns'
+          f' for {channels} channels, got a quantizer of others'
+        )
+
+  def tell(self, telling: Telling) -> Symbols:
+    """Clusters the Gaussians and trains them with their codebooks. Raises FitError as `run`."""
+    height, width, _ = telling.target.shape
+    gaussians = canonical(telling.gaussians)
+    num_clusters = min(telling.num_clusters, gaussians.num_gaussians)
+    cluster_key, codebook_key = jax.random.split(telling.key)
+    labels = cluster(cluster_key, gaussians, num_clusters)
+    context = make_context(np.asarray(labels), num_clusters, height, width)
+    tuner = adam(telling.steps)
+    start = initial_state(codebook_key, gaussians, context, telling.target, self, tuner)
+    tuned = run(
+      telling.resume(start),
+      context,
+      telling.target,
+      self,
+      steps=telling.steps,
+      optimizer=tuner,
+      loss=telling.loss,
+      on_block=telling.on_block,
+    )
+    return freeze(tuned.best, context, self, height, width)
 
 
 @struct.dataclass
@@ -148,24 +197,6 @@ def through(method: Method) -> fit.ForwardFn:
 
 def _columns(channels: int) -> dict[str, int]:
   return dict(zip(ATTRIBUTES, (2, 3, channels), strict=True))
-
-
-def check(method: Method, channels: int) -> None:
-  """Raises ValueError where a quantizer of the method does not take its attribute's rows."""
-  key, mask = jax.random.key(0), jnp.ones(1, bool)
-  for attribute, columns in _columns(channels).items():
-    quantizer: Quantizer = getattr(method, attribute)
-    rows = jnp.zeros((1, columns))
-    got: Any = None
-    with contextlib.suppress(ValueError, TypeError):
-      params = jax.eval_shape(quantizer.init, key, rows, mask, rows)
-      out = jax.eval_shape(quantizer.quantize, params, rows, mask)
-      got = out.value.shape[1:], out.symbols.shape[1:]
-    if got != ((columns,), (len(quantizer.alphabets),)):
-      raise ValueError(
-        f'method {method.name!r}: wanted {attribute} quantized in {columns} columns'
-        f' for {channels} channels, got a quantizer of others'
-      )
 
 
 @partial(jax.jit, static_argnames='method')

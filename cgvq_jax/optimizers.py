@@ -185,18 +185,25 @@ def adan(steps: int = 1000) -> optax.GradientTransformation:
   return adam(steps, _RATES_OF_ADAN, preconditioner=scale_by_adan)
 
 
-def plain_scales(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-  """Lets `inner` see standard deviations in px instead of their logarithms."""
+# Steps in px can take a scale to 0 and beyond.
+_LEAST_SCALE = 0.01
 
-  def rescaled(tree: Gaussians, at: Gaussians) -> Gaussians:
-    # d / d s = (d / d log s) / s, and a small step of log s is one of s over s.
-    return replace(tree, log_scale=tree.log_scale / jnp.exp(at.log_scale))
+
+def plain_scales(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+  """Lets `inner` see standard deviations in px instead of their logarithms; none falls to 0."""
+
+  def in_pixels(gradient: Gaussians, at: Gaussians) -> Gaussians:
+    return replace(gradient, log_scale=gradient.log_scale / jnp.exp(at.log_scale))
+
+  def in_logs(step: Gaussians, at: Gaussians) -> Gaussians:
+    scale = jnp.maximum(jnp.exp(at.log_scale) + step.log_scale, _LEAST_SCALE)
+    return replace(step, log_scale=jnp.log(scale) - at.log_scale)
 
   def update(updates, state, params=None):
     if params is None:
       raise ValueError('plain_scales: wanted the params, which have the scales, got None')
-    updates, state = inner.update(_of_gaussians(rescaled, updates, params), state, params)
-    return _of_gaussians(rescaled, updates, params), state
+    updates, state = inner.update(_of_gaussians(in_pixels, updates, params), state, params)
+    return _of_gaussians(in_logs, updates, params), state
 
   return optax.GradientTransformation(inner.init, update)
 

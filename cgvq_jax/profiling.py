@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from cgvq_jax import cores, finetune, fit, optimizers
 from cgvq_jax.cluster import cluster
-from cgvq_jax.methods import METHODS
+from cgvq_jax.methods import PAPERS
 from cgvq_jax.scenes import SCENES, Scene
 
 # The innermost of these that an operation lies in is its part.
@@ -44,7 +44,7 @@ def _stage(scene: Scene, target: Float[Array, 'H W C'], stage: str) -> tuple[Any
   optimizer = optimizers.adam(1000)
   state, context, forward = fit.initial_state(gaussians, (), optimizer), None, fit.free
   if stage != 'fit':
-    method = METHODS[stage](gaussians.num_channels)
+    method = PAPERS[stage](gaussians.num_channels)
     labels = cluster(jax.random.key(0), gaussians, method.num_clusters)
     context = finetune.make_context(np.asarray(labels), method.num_clusters, height, width)
     forward = finetune.through(method)

@@ -83,14 +83,17 @@ class Quantizer(NamedTuple):
   restore: Callable[[dict[str, np.ndarray], tuple[int, ...]], Params]
 
 
-class Method(NamedTuple):
-  """A codec variant is a choice of functions: one quantizer for each attribute."""
+class Telling(NamedTuple):
+  """What a method tells in a file's integers, and how much work it may take."""
 
-  name: str
-  num_clusters: int  # the method's own default K
-  position: Quantizer  # rows [x, y], -1..1 from edge to edge of the image
-  rotation_scale: Quantizer  # rows [rotation, log s1, log s2]
-  color: Quantizer  # rows of C channels
+  key: PRNGKeyArray
+  gaussians: Gaussians  # free ones, fitted
+  target: Float[Array, 'H W C']
+  num_clusters: int
+  steps: int
+  loss: Callable[[Any, Any], Any]
+  resume: Callable[[Any], Any]  # the initial state -> the state to go on from
+  on_block: Callable[[Any, Any], None]  # (state, fit.Progress)
 
 
 class Stream(NamedTuple):

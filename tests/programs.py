@@ -15,7 +15,7 @@ import numpy as np
 import scenes
 
 from cgvq_jax import cores, crosscompile, densify, finetune, fit, kmeans, losses, optimizers
-from cgvq_jax.methods import METHODS
+from cgvq_jax.methods import PAPERS
 
 HEIGHT, WIDTH, CLUSTERS = 64, 96, 4
 
@@ -42,7 +42,7 @@ def batched_fit_block(implementation=None):
 
 def finetune_block(method='cgvq', implementation=None):
   state, _, target = _fit_arguments()
-  method = METHODS[method](3)
+  method = PAPERS[method](3)
   optimizer = finetune.adam(1000)
   labels = np.arange(scenes.NUM_GAUSSIANS) % CLUSTERS
   context = finetune.make_context(labels, CLUSTERS, HEIGHT, WIDTH)

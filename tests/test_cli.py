@@ -101,6 +101,21 @@ def test_options_reach_the_codec(encoded, folder, tmp_path, monkeypatch, capsys)
   assert seen.pop() == ('gi', {**wanted, 'fit_steps': 1, 'finetune_steps': 9})
 
 
+def test_quality_is_precision(encoded, folder, tmp_path, monkeypatch):
+  seen = []
+
+  def encode(pixels, method, **options):
+    seen.append(method.precision)
+    return encoded[0].read_bytes()
+
+  monkeypatch.setattr(cli.codec, 'encode', encode)
+  paths = [str(folder / 'photo.png'), str(tmp_path / 'x.cgvq')]
+  for quality in ('1', '50', '100'):
+    options = ['--method', 'cgvq_rd', '--quality', quality, '--quiet']
+    assert cli.main(['encode', *paths, *options]) == 0
+  assert seen == [31, 62, 94]
+
+
 @pytest.mark.parametrize(
   ('command', 'wanted'),
   [
@@ -114,6 +129,8 @@ def test_options_reach_the_codec(encoded, folder, tmp_path, monkeypatch, capsys)
     ('encode photo.png x.cgvq --steps 0', '--fit_steps/--steps: wanted 1 or more, got 0'),
     ('encode photo.png x.cgvq --seed -1', '--seed: wanted 0 to'),
     ('encode photo.png x.cgvq --method jpeg', "invalid choice: 'jpeg'"),
+    ('encode photo.png x.cgvq --quality 50', '--quality: wanted --method cgvq_rd, got cgvq'),
+    ('encode photo.png x.cgvq --quality 0', '--quality: wanted 1 to 100, got 0'),
     ('encode photo.png', 'required: OUT'),
     ('decode missing.cgvq x.png', 'missing.cgvq: wanted a file, got No such file'),
     ('decode photo.png x.png', 'photo.png: magic: wanted'),

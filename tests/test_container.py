@@ -269,7 +269,7 @@ def test_write_names_what_no_file_can_hold(symbols, message):
     (b'', 'magic: wanted'),
     (b'\x89PNG\r\n\x1a\n', 'magic: wanted .* got .*PNG'),
     (FILE[:6], 'file: wanted >= 9 bytes, got 6'),
-    (FILE[:4] + b'\x02' + FILE[5:], 'version: wanted 1, got 2'),
+    (FILE[:4] + b'\x03' + FILE[5:], 'version: wanted 1 or 2, got 3'),
     (FILE[:-1], 'CRC-32: wanted 0x'),
     (FILE + b'\0', 'CRC-32: wanted 0x'),
     (FILE[:40] + bytes([FILE[40] ^ 1]) + FILE[41:], 'CRC-32: wanted 0x'),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,6 +92,13 @@ def test_the_papers_scales_are_in_pixels():
   update = stepped(optimizers.papers_adan(), gaussians, gradient)
   scale = np.exp(gaussians.log_scale)
   np.testing.assert_allclose(scale * np.expm1(update.log_scale), -1e-3, rtol=1e-2)
+
+
+def test_the_papers_scales_do_not_fall_to_0():
+  small = replace(ellipse(), log_scale=jnp.full((1, 2), jnp.log(0.0105)))
+  gradient = jax.tree.map(jnp.ones_like, small)
+  update = stepped(optimizers.papers_adan(), small, gradient)
+  np.testing.assert_allclose(np.exp(small.log_scale + update.log_scale), 0.01, rtol=1e-4)
 
 
 def ellipse(rotation=0.0):

@@ -1,9 +1,15 @@
-"""The file: one image's `Symbols` as bytes, and back, with the size of every part.
+"""The file: one image's integers as bytes, and back, with the size of every part.
 
-    'CGVQ' version height width channels method K counts order
+`Symbols`, of codebooks, are version 1; `Graded` integers, in steps of each Gaussian's own, are 2:
+
+    'CGVQ' 1 height width channels method K counts order
     three times, for position, rotation-scale and colour:
       quantizer alphabets | tables: names, types, shapes
     one stream of coded integers: tables, then symbols
+    CRC-32
+
+    'CGVQ' 2 height width channels method precision N
+    one stream of coded integers, of `bitstream.graded`
     CRC-32
 
 Sizes are varints, the stream is of `coder`. docs/FORMAT.md tells every byte. Reading is strict:
@@ -26,13 +32,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from cgvq_jax.bitstream import entropy, ordering, stored
-from cgvq_jax.bitstream.coder import Reader, Writer
+from cgvq_jax.bitstream import entropy, graded, ordering, stored
+from cgvq_jax.bitstream.coder import Reader, Stack, Writer
 from cgvq_jax.bitstream.fields import ContainerError, FieldReader, FieldWriter
+from cgvq_jax.quantize.graded import MAX_PRECISION, Graded
 from cgvq_jax.types import Stream, Symbols
 
 MAGIC = b'CGVQ'
-VERSION = 1
+VERSION, GRADED_VERSION = 1, 2
 MAX_SIDE = 65535  # px
 MAX_PIXELS = 1 << 26
 CHANNELS = (1, 3, 4)
@@ -79,15 +86,18 @@ class _Parsed(NamedTuple):
   sizes: dict[str, int]  # bytes of each section
 
 
-def write(symbols: Symbols, order: ordering.Put = ordering.put_sorted) -> bytes:
+def write(symbols: Symbols | Graded, order: ordering.Put = ordering.put_sorted) -> bytes:
   """Codes one image's integers into the bytes of a file.
 
-  `order` is one of ORDERS. Only `ordering.put_plain` keeps the order of the Gaussians in their
-  clusters; from the others they come back sorted, and the file is shorter.
+  `order` is one of ORDERS; graded integers have one, which is sorted. Only `ordering.put_plain`
+  keeps the order of the Gaussians in their clusters; from the others they come back sorted, and the
+  file is shorter.
 
   Raises:
     ContainerError: a field of the symbols is outside the format's limits, or two fields disagree.
   """
+  if isinstance(symbols, Graded):
+    return _write_graded(symbols, order)
   streams = [getattr(symbols, attribute) for attribute in ATTRIBUTES]
   counts = _checked_counts(symbols)
   tables = [
@@ -106,15 +116,35 @@ def write(symbols: Symbols, order: ordering.Put = ordering.put_sorted) -> bytes:
   stack, num_plain = order(writer, rows, [stream.alphabets for stream in streams], counts)
 
   fields = FieldWriter()
-  fields.data += MAGIC + bytes([VERSION])
+  _put_size(fields, VERSION, symbols)
   _put_header(fields, symbols, num_plain)
-  body = bytes(fields.data + described.data) + stack.to_bytes()
-  data = body + zlib.crc32(body).to_bytes(_CRC_BYTES, 'little')
+  data = _closed(bytes(fields.data + described.data) + stack.to_bytes())
   _check_room(len(data), counts, [table for forms in tables for table, _ in forms.values()])
   return data
 
 
-def read(data: bytes) -> Symbols:
+def _write_graded(symbols: Graded, order: ordering.Put) -> bytes:
+  if order is not ordering.put_sorted:
+    raise ContainerError('order: wanted sorted, which graded Gaussians always are, got another')
+  fields = FieldWriter()
+  _put_size(fields, GRADED_VERSION, symbols)
+  fields.varint('precision', symbols.precision, 0, MAX_PRECISION)
+  count = fields.varint('Gaussians', len(symbols.grade), 1, MAX_GAUSSIANS)
+  writer = Writer()
+  try:
+    graded.put(writer, symbols)
+  except ValueError as error:
+    raise ContainerError(str(error)) from error
+  data = _closed(bytes(fields.data) + Stack(writer).to_bytes())
+  _check_gaussians(len(data), count)
+  return data
+
+
+def _closed(body: bytes) -> bytes:
+  return body + zlib.crc32(body).to_bytes(_CRC_BYTES, 'little')
+
+
+def read(data: bytes) -> Symbols | Graded:
   """The inverse of `write`: the same integers, symbols as int32, tables in their own type.
 
   The numbers behind the integers are the codec's to check: a float16 in a table may be NaN.
@@ -122,6 +152,8 @@ def read(data: bytes) -> Symbols:
   Raises:
     ContainerError: the bytes are not a whole, undamaged file of this format and version.
   """
+  if _version(data) == GRADED_VERSION:
+    return _parse_graded(data)[0]
   parsed = _parse(data)
   streams = [
     Stream(attribute.quantizer, attribute.alphabets, tables, rows)
@@ -143,7 +175,7 @@ def sections(data: bytes) -> dict[str, int]:
   Raises:
     ContainerError: as `read`.
   """
-  return _parse(data).sizes
+  return _parse_graded(data)[1] if _version(data) == GRADED_VERSION else _parse(data).sizes
 
 
 def describe(data: bytes) -> dict[str, Any]:
@@ -154,22 +186,29 @@ def describe(data: bytes) -> dict[str, Any]:
   Raises:
     ContainerError: as `read`.
   """
-  header, attributes, _, _, sizes = _parse(data)
-  total = int(header.counts.sum())
-  sequence = 'none' if header.num_plain == total else 'bits_back'
+  if _version(data) == GRADED_VERSION:
+    header, sizes = _parse_graded(data)
+    counts = np.bincount(header.grade)
+    quantizers, order = dict.fromkeys(ATTRIBUTES, 'graded'), 'sorted'
+  else:
+    header, attributes, _, _, sizes = _parse(data)
+    counts = header.counts
+    quantizers = {
+      name: attribute.quantizer for name, attribute in zip(ATTRIBUTES, attributes, strict=True)
+    }
+    sequence = 'none' if header.num_plain == counts.sum() else 'bits_back'
+    order = 'sorted' if header.num_plain is None else sequence
   return {
-    'version': VERSION,
+    'version': _version(data),
     'method': header.method,
     'height': header.height,
     'width': header.width,
     'channels': header.channels,
-    'num_gaussians': total,
-    'num_clusters': len(header.counts),
-    'counts': header.counts.tolist(),
-    'order': 'sorted' if header.num_plain is None else sequence,
-    'quantizers': {
-      name: attribute.quantizer for name, attribute in zip(ATTRIBUTES, attributes, strict=True)
-    },
+    'num_gaussians': int(counts.sum()),
+    'num_clusters': len(counts),
+    'counts': counts.tolist(),
+    'order': order,
+    'quantizers': quantizers,
     'sections': sizes,
     'bytes': len(data),
     'bpp': 8 * len(data) / (header.height * header.width),
@@ -218,12 +257,24 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 # --- the fields, written and read in pairs ---
 
 
-def _put_header(fields: FieldWriter, symbols: Symbols, num_plain: int | None) -> None:
+def _put_size(fields: FieldWriter, version: int, symbols: Symbols | Graded) -> None:
+  fields.data += MAGIC + bytes([version])
   height = fields.varint('height', symbols.height, 1, MAX_SIDE)
   width = fields.varint('width', symbols.width, 1, MAX_SIDE)
   channels = fields.varint('channels', symbols.channels, 1, max(CHANNELS))
   _check_size(height, width, channels)
   fields.name('method', symbols.method)
+
+
+def _take_size(fields: FieldReader) -> tuple[int, int, int, str]:
+  height = fields.varint('height', 1, MAX_SIDE)
+  width = fields.varint('width', 1, MAX_SIDE)
+  channels = fields.varint('channels', 1, max(CHANNELS))
+  _check_size(height, width, channels)
+  return height, width, channels, fields.name('method')
+
+
+def _put_header(fields: FieldWriter, symbols: Symbols, num_plain: int | None) -> None:
   fields.varint('K', len(symbols.counts), 1, MAX_CLUSTERS)
   for count in symbols.counts:
     fields.varint('count of a cluster', count, 0, MAX_GAUSSIANS)
@@ -233,17 +284,13 @@ def _put_header(fields: FieldWriter, symbols: Symbols, num_plain: int | None) ->
 
 
 def _take_header(fields: FieldReader) -> _Header:
-  height = fields.varint('height', 1, MAX_SIDE)
-  width = fields.varint('width', 1, MAX_SIDE)
-  channels = fields.varint('channels', 1, max(CHANNELS))
-  _check_size(height, width, channels)
-  method = fields.name('method')
+  size = _take_size(fields)
   num_clusters = fields.varint('K', 1, MAX_CLUSTERS)
   counts = [fields.varint('count of a cluster', 0, MAX_GAUSSIANS) for _ in range(num_clusters)]
   _check_total(counts)
   is_sequence = fields.varint('order', 0, 1)
   num_plain = fields.varint('plain Gaussians', 0, sum(counts)) if is_sequence else None
-  return _Header(height, width, channels, method, np.array(counts, np.int32), num_plain)
+  return _Header(*size, np.array(counts, np.int32), num_plain)
 
 
 def _check_size(height: int, width: int, channels: int) -> None:
@@ -267,14 +314,16 @@ def _check_entries(tables: list[stored.Table]) -> int:
 
 def _check_room(num_bytes: int, counts: Int[np.ndarray, 'K'], tables: list[stored.Table]) -> None:
   """What a file of this size may ask for."""
-  told = {
-    'Gaussians': (int(counts.sum(dtype=np.int64)), GAUSSIANS_A_BYTE),
-    'table entries': (_check_entries(tables), ENTRIES_A_BYTE),
-  }
-  for name, (number, a_byte) in told.items():
-    if number > num_bytes * a_byte:
-      most = num_bytes * a_byte
-      raise ContainerError(f'{name}: wanted <= {most} in {num_bytes} bytes, got {number}')
+  _check_gaussians(num_bytes, int(counts.sum(dtype=np.int64)))
+  entries, most = _check_entries(tables), num_bytes * ENTRIES_A_BYTE
+  if entries > most:
+    raise ContainerError(f'table entries: wanted <= {most} in {num_bytes} bytes, got {entries}')
+
+
+def _check_gaussians(num_bytes: int, number: int) -> None:
+  most = num_bytes * GAUSSIANS_A_BYTE
+  if number > most:
+    raise ContainerError(f'Gaussians: wanted <= {most} in {num_bytes} bytes, got {number}')
 
 
 def _checked_counts(symbols: Symbols) -> Int[np.ndarray, 'K']:
@@ -331,17 +380,55 @@ def _take_attribute(fields: FieldReader, attribute: str, num_clusters: int) -> _
 # --- the whole ---
 
 
-def _parse(data: bytes) -> _Parsed:
+def _version(data: bytes) -> int:
+  """The version of a file that is whole, as its CRC says."""
   if data[: len(MAGIC)] != MAGIC:
     raise ContainerError(f'magic: wanted {MAGIC!r}, got {data[: len(MAGIC)]!r}')
   start, end = len(MAGIC) + 1, len(data) - _CRC_BYTES
   if end < start:
     raise ContainerError(f'file: wanted >= {start + _CRC_BYTES} bytes, got {len(data)}')
-  if data[start - 1] != VERSION:
-    raise ContainerError(f'version: wanted {VERSION}, got {data[start - 1]}')
+  version = data[start - 1]
+  if version not in (VERSION, GRADED_VERSION):
+    raise ContainerError(f'version: wanted {VERSION} or {GRADED_VERSION}, got {version}')
   wanted, got = zlib.crc32(data[:end]), int.from_bytes(data[end:], 'little')
   if wanted != got:
     raise ContainerError(f'CRC-32: wanted {wanted:#010x}, got {got:#010x}')
+  return version
+
+
+def _parse_graded(data: bytes) -> tuple[Graded, dict[str, int]]:
+  """The integers, and the bytes of each section."""
+  start, end = len(MAGIC) + 1, len(data) - _CRC_BYTES
+  fields = FieldReader(data, start, end, graded.SECTIONS)
+  fields.section = 'header'
+  size = _take_size(fields)
+  precision = fields.varint('precision', 0, MAX_PRECISION)
+  count = fields.varint('Gaussians', 1, MAX_GAUSSIANS)
+  _check_gaussians(len(data), count)
+  stream = data[fields.position : end]
+  try:
+    reader = Reader(stream, graded.SECTIONS)
+    symbols = graded.take(reader, graded.Shape(*size, precision, count))
+    reader.finish()
+  except ValueError as error:
+    raise ContainerError(f'coded integers: {error}') from error
+  return symbols, _with_shares(fields.sizes, reader.bits, len(stream), len(data))
+
+
+def _with_shares(
+  sizes: dict[str, int], bits: dict[str, int], stream_bytes: int, all_bytes: int
+) -> dict[str, int]:
+  """Bytes of each section: those of the fields, and shares of the stream's by its bits."""
+  sizes = dict(sizes)
+  ends = np.cumsum([0, *bits.values()]) * stream_bytes / max(1, sum(bits.values()))
+  for name, share in zip(bits, np.diff(np.rint(ends)), strict=True):
+    sizes[name] += int(share)
+  sizes['header'] += all_bytes - sum(sizes.values())
+  return sizes
+
+
+def _parse(data: bytes) -> _Parsed:
+  start, end = len(MAGIC) + 1, len(data) - _CRC_BYTES
   fields = FieldReader(data, start, end, SECTIONS)
   fields.section = 'header'
   header = _take_header(fields)
@@ -352,13 +439,7 @@ def _parse(data: bytes) -> _Parsed:
     tables, rows, bits = _decoded(stream, header, attributes)
   except ValueError as error:
     raise ContainerError(f'coded integers: {error}') from error
-  sizes = dict(fields.sizes)
-  shares = np.diff(
-    np.rint(np.cumsum([0, *bits.values()]) * len(stream) / max(1, sum(bits.values())))
-  )
-  for name, share in zip(bits, shares, strict=True):
-    sizes[name] += int(share)
-  sizes['header'] += len(data) - sum(sizes.values())
+  sizes = _with_shares(fields.sizes, bits, len(stream), len(data))
   return _Parsed(header, attributes, tables, rows, sizes)
 
 

@@ -36,7 +36,7 @@ MAX_COUNT = 255  # larger counts are coded flat: they are few
 _LOG_UNITS = 256  # logarithms are integers, in 1/256 octave
 
 
-class _Boxes(NamedTuple):
+class Boxes(NamedTuple):
   """The boxes of one depth that are not empty."""
 
   group: Int[np.ndarray, 'm']
@@ -44,9 +44,9 @@ class _Boxes(NamedTuple):
   size: Int[np.ndarray, 'm D']  # >= 1
   count: Int[np.ndarray, 'm']  # rows inside, >= 1
 
-  def where(self, mask) -> _Boxes:
+  def where(self, mask) -> Boxes:
     index = np.flatnonzero(mask)  # several times faster than the mask, for rows
-    return _Boxes(*(np.take(field, index, axis=0) for field in self))
+    return Boxes(*(np.take(field, index, axis=0) for field in self))
 
 
 def put(
@@ -70,7 +70,7 @@ def put(
     entropy.put_column(writer, column, entropy.Layout(alphabet, [len(column)]))
   box = np.repeat(np.arange(len(boxes.count)), boxes.count)  # of each row
   while boxes.count.size:
-    one, several = _kinds(boxes)
+    one, several = kinds(boxes)
     row = np.zeros(len(one), np.int64)
     row[box] = np.arange(len(box))  # of a box, one of its rows: that of a box of one
     alone = np.flatnonzero(one)
@@ -81,11 +81,11 @@ def put(
     left = np.flatnonzero(several[box])
     rows, box = rows[left], (np.cumsum(several) - 1)[box[left]]
     boxes = boxes.where(several)
-    side, cut = _cuts(boxes)
+    side, cut = cuts(boxes)
     behind = rows[np.arange(len(rows)), side[box]] >= cut[box]
     first = np.bincount(box[~behind], minlength=len(boxes.count))
-    _put_counts(writer, first, boxes.count)
-    boxes, index = _halves(boxes, side, cut, first)
+    put_counts(writer, first, boxes.count)
+    boxes, index = halves(boxes, side, cut, first)
     box = index[2 * box + behind]
 
 
@@ -102,7 +102,7 @@ def take(
   boxes = _outer(top, counts)
   groups, found = [], []
   while boxes.count.size:
-    one, several = _kinds(boxes)
+    one, several = kinds(boxes)
     alone, same = boxes.where(one), boxes.where(~one & ~several)
     offsets = reader.take_below(alone.size.ravel()).reshape(alone.low.shape)
     groups += [alone.group, np.repeat(same.group, same.count)]
@@ -110,8 +110,8 @@ def take(
     boxes = boxes.where(several)
     if not boxes.count.size:
       break
-    side, cut = _cuts(boxes)
-    boxes, _ = _halves(boxes, side, cut, _take_counts(reader, boxes.count))
+    side, cut = cuts(boxes)
+    boxes, _ = halves(boxes, side, cut, take_counts(reader, boxes.count))
   rows = np.concatenate(found)
   order = np.lexsort((*rows.T[::-1], np.concatenate(groups)))
   return rows[order].astype(np.int32)
@@ -126,27 +126,27 @@ def in_order(rows: Int[np.ndarray, 'n D'], counts: Int[np.ndarray, 'G']) -> bool
 # --- boxes ---
 
 
-def _outer(top: Int[np.ndarray, 'G D'], counts: Int[np.ndarray, 'G']) -> _Boxes:
+def _outer(top: Int[np.ndarray, 'G D'], counts: Int[np.ndarray, 'G']) -> Boxes:
   top, counts = top.astype(np.int32), counts.astype(np.int32)
   group = np.arange(len(counts), dtype=np.int32)
-  boxes = _Boxes(group, np.zeros_like(top), top + 1, counts)
+  boxes = Boxes(group, np.zeros_like(top), top + 1, counts)
   return boxes.where(counts > 0)
 
 
-def _kinds(boxes: _Boxes):
+def kinds(boxes: Boxes) -> tuple[np.ndarray, np.ndarray]:
   """Masks of the boxes whose one row has a place to be told, and of those to be cut."""
   room = (boxes.size > 1).any(axis=1)
   return room & (boxes.count == 1), room & (boxes.count > 1)
 
 
-def _cuts(boxes: _Boxes):
+def cuts(boxes: Boxes) -> tuple[np.ndarray, np.ndarray]:
   """The longest side of each box, the first of equals, and where its second half begins."""
   side = np.argmax(boxes.size, axis=1)
   box = np.arange(len(side))
   return side, boxes.low[box, side] + (boxes.size[box, side] + 1) // 2
 
 
-def _halves(boxes: _Boxes, side, cut, first) -> tuple[_Boxes, Int[np.ndarray, 'm2']]:
+def halves(boxes: Boxes, side, cut, first) -> tuple[Boxes, Int[np.ndarray, 'm2']]:
   """Both halves of each box, next to each other and without the empty ones; and for each half of
   each box its index among them."""
   box = np.arange(len(side))
@@ -156,7 +156,7 @@ def _halves(boxes: _Boxes, side, cut, first) -> tuple[_Boxes, Int[np.ndarray, 'm
   size[2 * box, side] = before
   size[2 * box + 1, side] -= before
   count = np.stack([first, boxes.count - first], axis=1).ravel()
-  halves = _Boxes(np.repeat(boxes.group, 2), low, size, count)
+  halves = Boxes(np.repeat(boxes.group, 2), low, size, count)
   return halves.where(count > 0), np.cumsum(count > 0) - 1
 
 
@@ -212,7 +212,8 @@ def _by_count(count: Int[np.ndarray, 'm']):
     yield number, order[start:end]
 
 
-def _put_counts(writer: Writer, first: Int[np.ndarray, 'm'], count: Int[np.ndarray, 'm']) -> None:
+def put_counts(writer: Writer, first: Int[np.ndarray, 'm'], count: Int[np.ndarray, 'm']) -> None:
+  """How many rows of each box are in its first half; all boxes have one depth."""
   few = count <= MAX_COUNT
   cell = count[few] * (MAX_COUNT + 1) + first[few]
   costs = [np.take(_count_costs(alpha), cell).sum() for alpha in ALPHAS]
@@ -223,7 +224,8 @@ def _put_counts(writer: Writer, first: Int[np.ndarray, 'm'], count: Int[np.ndarr
     writer.put(first[boxes], _count_model(ALPHAS[choice], number))
 
 
-def _take_counts(reader: Reader, count: Int[np.ndarray, 'm']) -> Int[np.ndarray, 'm']:
+def take_counts(reader: Reader, count: Int[np.ndarray, 'm']) -> Int[np.ndarray, 'm']:
+  """The inverse of `put_counts`."""
   alpha = ALPHAS[reader.take_uniform(len(ALPHAS), 1)[0]]
   first = np.zeros_like(count)
   many = count > MAX_COUNT

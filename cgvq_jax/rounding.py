@@ -1,0 +1,315 @@
+"""Rounding with refitting: some numbers are rounded for good, the others make up for it, and on.
+
+Rounding all at once adds every number's error. Here they are rounded in turns, an eighth of one
+attribute at a time: log scales, rotations, means, colours, each in the steps that what is rounded
+already allows it (`quantize.graded`). Between turns the numbers that are still free are fitted on.
+Colours are the last: the picture is linear in them, so they make up for the others best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from cgvq_jax import densify, fit, optimizers
+from cgvq_jax.bitstream import graded as stream
+from cgvq_jax.cluster import canonical
+from cgvq_jax.losses import Loss, clamped_l2
+from cgvq_jax.quantize import graded
+from cgvq_jax.quantize.graded import Graded
+from cgvq_jax.types import Gaussians, Telling
+
+ORDER = ('log_scale', 'rotation', 'mean_xy', 'color')
+PARTS = 8  # turns of an attribute
+TURNS = len(ORDER) * PARTS
+
+# Two fifths of the fit's, in each Gaussian's own frame, and they do not decay: the last turn rounds
+# as much as the first.
+RATES = optimizers.rates(mean_xy=0.04, log_scale=0.02, rotation=0.02, color=0.002)
+# Of all steps, for those that thin the Gaussians out before the first is rounded.
+_THINNING = 0.4
+
+
+class Rounding(NamedTuple):
+  """A method: how fitted Gaussians become `Graded` integers."""
+
+  name: str
+  precision: int  # delta = 2^(2 - precision / 16)
+  weight: float = 1.5  # of the rate while Gaussians are thinned out, over the slope of rounding
+
+  num_clusters = 1  # Gaussians are told by their grades; there are no codebooks to share
+
+  def check(self, channels: int) -> None:
+    """Any number of channels can be told."""
+
+  def tell(self, telling: Telling) -> Graded:
+    """Thins out, rounds and refits. Raises FitError as `fit.run`."""
+    optimizer = adam()
+    state = telling.resume(initial_state(telling.gaussians, optimizer))
+    state = run(
+      state,
+      telling.target,
+      key=telling.key,
+      method=self,
+      steps=telling.steps,
+      optimizer=optimizer,
+      loss=telling.loss,
+      on_block=telling.on_block,
+    )
+    return freeze(state, self, *telling.target.shape[:2])
+
+
+@struct.dataclass
+class Told:
+  """What is rounded, and to what: the carry of a fit. `e`, colour times sqrt(area), for colours."""
+
+  done: Gaussians  # bools
+  value: Gaussians
+  kept: Any  # [N] those that the file will tell
+  grade: Any  # [N]
+  axes: Any  # [C, C]
+  low: Any  # [N, 2] boxes of the means, once these are rounded
+  size: Any  # [N, 2]
+
+
+def _area(log_scale: Float[Array, 'N 2']) -> Float[Array, 'N 1']:
+  return jnp.pi * jnp.exp(jnp.sum(log_scale, axis=-1, keepdims=True))
+
+
+def energies(gaussians: Gaussians) -> Float[Array, 'N']:
+  """|c|^2 pi s1 s2: the squared error of each Gaussian's absence, alone in the plane."""
+  return jnp.sum(gaussians.color**2 * _area(gaussians.log_scale), axis=-1)
+
+
+@lru_cache
+def with_rate(delta: float, weight: float, samples: int) -> fit.ForwardFn:
+  """The forward function of a fit that also pays for what its Gaussians will take to tell.
+
+  All of a Gaussian's numbers together take about 3 log2(1 + E / delta^2) bits. At the slope of
+  rounding in steps of delta, 2 ln 2 delta^2 / 12 of squared error a bit, that is
+
+      penalty = weight / samples * sum_i delta^2 / 2 ln(1 + E_i / delta^2)
+
+  in units of the mean squared error of `samples` pixels times channels.
+  """
+
+  def forward(params: Gaussians, carry: Any, context: Any) -> fit.Forward:
+    del context
+    bits = jnp.sum(jnp.log1p(energies(params) / delta**2))
+    return fit.Forward(params, carry, weight * delta**2 / 2 / samples * bits)
+
+  return forward
+
+
+def forward(params: Gaussians, carry: Told, context: Any) -> fit.Forward:
+  """Numbers that are rounded stand as they are, the others are free."""
+  del context
+  done, value = carry.done, carry.value
+  # The area that a free colour was fitted with moves on only while it is free itself.
+  scale = jnp.where(done.log_scale, jax.lax.stop_gradient(params.log_scale), params.log_scale)
+  free = replace(params, color=params.color * jnp.sqrt(_area(scale)))
+  told = jax.tree.map(jnp.where, done, value, free)
+  gaussians = replace(told, color=told.color / jnp.sqrt(_area(told.log_scale)))
+  return fit.Forward(gaussians, carry, jnp.zeros(()))
+
+
+@lru_cache
+def adam(rates: Any = None) -> optax.GradientTransformation:
+  """The fit's, at one rate from the first turn to the last."""
+  return optimizers.adam(1, RATES if rates is None else rates, final=1.0)
+
+
+def initial_state(gaussians: Gaussians, optimizer: optax.GradientTransformation) -> fit.FitState:
+  """Nothing rounded, no grades yet."""
+  gaussians = canonical(gaussians)
+  count, channels = gaussians.color.shape
+  told = Told(
+    done=jax.tree.map(lambda a: jnp.zeros(a.shape, bool), gaussians),
+    value=jax.tree.map(jnp.zeros_like, gaussians),
+    kept=jnp.ones(count, bool),
+    grade=jnp.zeros(count, jnp.int32),
+    axes=jnp.zeros((channels, channels), jnp.int8),
+    low=jnp.zeros((count, 2), jnp.int32),
+    size=jnp.zeros((count, 2), jnp.int32),
+  )
+  return fit.initial_state(gaussians, told, optimizer)
+
+
+def schedule(steps: int) -> tuple[int, int]:
+  """Steps that thin out, and steps between two turns: `steps` in all, or a few more or less."""
+  between = max(round((1 - _THINNING) * steps / (TURNS - 1)), 1)
+  return max(steps - between * (TURNS - 1), 0), between
+
+
+def run(
+  state: fit.FitState,
+  target: Float[Array, 'H W C'],
+  *,
+  key: PRNGKeyArray,
+  method: Rounding,
+  steps: int,
+  optimizer: optax.GradientTransformation,
+  loss: Loss = clamped_l2,
+  on_block: Callable[[fit.FitState, fit.Progress], None] | None = None,
+) -> fit.FitState:
+  """Goes on from `state` until all is rounded; what is next follows from the steps it has done.
+
+  Raises FitError as `fit.run`.
+  """
+  delta = graded.delta_of(method.precision)
+  thinning, between = schedule(steps)
+
+  def fitted(state: fit.FitState, steps: int, forward: fit.ForwardFn) -> fit.FitState:
+    options: dict[str, Any] = {'optimizer': optimizer, 'loss': loss, 'on_block': on_block}
+    return fit.run(state, target, steps=steps, forward=forward, **options)
+
+  if int(state.step) < thinning:
+    state = fitted(state, thinning, with_rate(delta, method.weight, target.size))
+  while (turn := (int(state.step) - thinning) // between) < TURNS - 1:
+    state = _rounded(state, key, turn, delta, target.shape[:2])
+    state = fitted(state, thinning + (turn + 1) * between, forward)
+  return _rounded(state, key, TURNS - 1, delta, target.shape[:2])
+
+
+def _graded(state: fit.FitState, delta: float) -> fit.FitState:
+  """Chooses grades and colour axes, and lets those of too little energy go."""
+  gaussians = canonical(state.params)
+  energy = np.asarray(energies(gaussians))
+  kept = energy > delta**2
+  kept[np.argmax(energy)] = True  # a file has one at least
+  e = np.asarray(gaussians.color * jnp.sqrt(_area(gaussians.log_scale)))
+  away = ~jnp.asarray(kept)
+  nowhere = densify.sleepers(kept.size, gaussians.num_channels)
+
+  def each(mask, leaf):
+    return jnp.broadcast_to(mask.reshape(-1, *[1] * (leaf.ndim - 1)), leaf.shape)
+
+  told: Told = state.carry
+  told = replace(
+    told,
+    done=jax.tree.map(lambda leaf: each(away, leaf), gaussians),
+    value=nowhere,
+    kept=jnp.asarray(kept),
+    grade=jnp.asarray(graded.grades_of(energy, delta), jnp.int32),
+    axes=jnp.asarray(graded.color_axes(e[kept])),
+  )
+  return replace(state, params=gaussians, carry=told)
+
+
+def _rounded(state: fit.FitState, key, turn: int, delta: float, sizes) -> fit.FitState:
+  """Rounds the part of the attribute whose turn it is; nothing where that was done."""
+  if turn == 0 and not np.any(state.carry.done.log_scale):
+    state = _graded(state, delta)
+  told: Told = state.carry
+  part, name = turn % PARTS, ORDER[turn // PARTS]
+  order = jax.random.permutation(jax.random.fold_in(key, turn // PARTS), told.grade.size)
+  mine = np.zeros(told.grade.size, bool)
+  mine[np.array_split(np.asarray(order), PARTS)[part]] = True
+  free, kept = jax.tree.map(np.asarray, state.params), np.asarray(told.kept)
+  if name == 'mean_xy' and not np.any(told.size):
+    low, size = np.zeros((kept.size, 2), np.int32), np.ones((kept.size, 2), np.int32)
+    low[kept], size[kept] = stream.boxes_of(free.mean_xy[kept].astype(np.float64), *sizes)
+    told = replace(told, low=jnp.asarray(low), size=jnp.asarray(size))
+  values = jnp.asarray(_NEAREST[name](free, jax.tree.map(np.asarray, told), delta), jnp.float32)
+  done = getattr(told.done, name)
+  new = jnp.asarray(mine.reshape(-1, *[1] * (values.ndim - 1))) & ~done
+  value = jnp.where(new, values, getattr(told.value, name))
+  told = replace(
+    told, value=replace(told.value, **{name: value}), done=replace(told.done, **{name: done | new})
+  )
+  return replace(state, carry=told)
+
+
+def _log_scale_levels(log_scale, grade):
+  steps = graded.log_scale_steps()[grade][:, None]
+  most = graded.LEVELS // steps - 1
+  levels = np.rint(graded.OCTAVE * log_scale / np.log(2) / steps)
+  return np.clip(levels, -most, most).astype(np.int64)
+
+
+def _nearest_log_scale(free: Gaussians, told: Told, delta: float):
+  scale = graded.scales(_log_scale_levels(free.log_scale, told.grade), told.grade)
+  return np.log(scale)
+
+
+def _shapes(told: Told):
+  levels = _log_scale_levels(told.value.log_scale, told.grade)
+  scale = graded.scales(levels, told.grade)
+  return levels, scale, graded.num_turns(scale, told.grade)
+
+
+def _nearest_rotation(free: Gaussians, told: Told, delta: float):
+  _, _, turns = _shapes(told)
+  return np.pi * _rotation_levels(free.rotation, turns) / turns
+
+
+def _rotation_levels(rotation, turns):
+  return np.mod(np.rint(rotation * turns / np.pi), turns).astype(np.int64)
+
+
+def _cells(mean, told: Told):
+  _, scale, turns = _shapes(told)
+  rotation = _rotation_levels(told.value.rotation, turns)
+  spread, shear = graded.spreads(scale, rotation, turns)
+  low, size = told.low.astype(np.int64), told.size.astype(np.int64)
+  cells = graded.num_cells(size, spread, told.grade)
+  cell = graded.nearest_cell(mean.astype(np.float64), low, size, cells, spread, shear)
+  return cell, graded.means(low, size, cell, cells)
+
+
+def _nearest_mean(free: Gaussians, told: Told, delta: float):
+  return _cells(free.mean_xy, told)[1]
+
+
+def _color_levels(e, told: Told, delta: float):
+  return np.rint(e @ graded.unit_axes(told.axes).T / delta).astype(np.int64)
+
+
+def _nearest_color(free: Gaussians, told: Told, delta: float):
+  # The area by which the fit turns colours into e: that of the scales as they are fitted.
+  e = free.color * np.sqrt(np.pi * np.exp(np.sum(free.log_scale, axis=-1, keepdims=True)))
+  return delta * _color_levels(e, told, delta) @ graded.unit_axes(told.axes)
+
+
+_NEAREST = {
+  'log_scale': _nearest_log_scale,
+  'rotation': _nearest_rotation,
+  'mean_xy': _nearest_mean,
+  'color': _nearest_color,
+}
+
+
+def freeze(state: fit.FitState, method: Rounding, height: int, width: int) -> Graded:
+  """The integers of a state in which all is rounded. Raises ValueError on another."""
+  told: Told = jax.tree.map(np.asarray, state.carry)
+  if not all(np.all(leaf) for leaf in jax.tree.leaves(told.done)):
+    raise ValueError('freeze: wanted all numbers rounded, got some that are free')
+  told = replace(
+    jax.tree.map(lambda leaf: leaf[told.kept], replace(told, axes=None)), axes=told.axes
+  )
+  levels, _, turns = _shapes(told)
+  cell, _ = _cells(told.value.mean_xy, told)
+  return Graded(
+    height=height,
+    width=width,
+    channels=told.value.color.shape[-1],
+    method=method.name,
+    precision=method.precision,
+    axes=told.axes,
+    grade=told.grade.astype(np.int64),
+    log_scale=levels,
+    rotation=_rotation_levels(told.value.rotation, turns),
+    low=told.low.astype(np.int64),
+    size=told.size.astype(np.int64),
+    cell=cell,
+    color=_color_levels(told.value.color, told, graded.delta_of(method.precision)),
+  )

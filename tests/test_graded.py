@@ -1,0 +1,223 @@
+"""Steps of each Gaussian's own: they cost what they should, and every integer comes back."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cgvq_jax.bitstream import container, leaves, ordering
+from cgvq_jax.bitstream import graded as stream
+from cgvq_jax.bitstream.coder import Reader, Stack, Writer
+from cgvq_jax.quantize import graded
+from cgvq_jax.rasterize.api import rasterize
+from cgvq_jax.types import Gaussians
+
+HEIGHT, WIDTH = 64, 96
+PRECISION = 48
+
+
+def random_symbols(count=400, channels=3, seed=0, height=HEIGHT, width=WIDTH):
+  """Integers of any kind that the format allows, and the means that they were told of."""
+  rng = np.random.default_rng(seed)
+  grade = rng.integers(0, graded.GRADES, count)
+  scale = np.exp(rng.normal([1.2, 0.0], 0.9, (count, 2)))
+  octaves = graded.OCTAVE * np.log2(np.sort(scale)[:, ::-1])
+  log_scale = np.rint(octaves / graded.log_scale_steps()[grade][:, None]).astype(np.int64)
+  mean = rng.uniform([-9, -3], [width + 2, height + 5], (count, 2))
+  low, size = stream.boxes_of(mean, height, width)
+  scale = graded.scales(log_scale, grade)
+  turns = graded.num_turns(scale, grade)
+  rotation = rng.integers(0, turns)
+  spread, shear = graded.spreads(scale, rotation, turns)
+  cells = graded.num_cells(size, spread, grade)
+  color = np.rint(2.0 ** (grade / 2)[:, None] * rng.normal(0, 0.6, (count, channels)))
+  symbols = graded.Graded(
+    height=height,
+    width=width,
+    channels=channels,
+    method='cgvq_rd',
+    precision=PRECISION,
+    axes=graded.color_axes(color),
+    grade=grade,
+    log_scale=log_scale,
+    rotation=rotation,
+    low=low,
+    size=size,
+    cell=graded.nearest_cell(mean, low, size, cells, spread, shear),
+    color=color.astype(np.int64),
+  )
+  return symbols, mean
+
+
+def in_order(symbols, order):
+  per_gaussian = ('grade', 'log_scale', 'rotation', 'low', 'size', 'cell', 'color')
+  return symbols._replace(**{name: getattr(symbols, name)[order] for name in per_gaussian})
+
+
+def sorted_rows(symbols):
+  columns = [np.asarray(symbols.grade)[:, None], symbols.log_scale, symbols.rotation[:, None]]
+  columns += [symbols.low, symbols.size, symbols.cell, symbols.color]
+  rows = np.concatenate(columns, axis=1)
+  return rows[np.lexsort(rows.T)]
+
+
+# --- steps ---
+
+
+@pytest.mark.parametrize('attribute', ['mean_xy', 'log_scale', 'rotation', 'color'])
+def test_rounding_any_number_costs_the_same(attribute):
+  """A step s of a number with curvature H costs H s^2 / 12; here that is delta^2 / 12 for each."""
+  grade, delta = 9, 0.05
+  r = 2.0 ** (-grade / 2)
+  s1, s2, turn = 4.0, 1.5, 0.6
+  color = np.array([0.8, -0.5, 0.3])
+  color *= np.sqrt(delta**2 * 2**grade / (np.pi * s1 * s2) / (color @ color))
+
+  def picture(mean=(48.0, 32.0), scale=(s1, s2), rotation=turn, c=color):
+    gaussian = Gaussians(
+      mean_xy=jnp.array([mean], jnp.float32),
+      log_scale=jnp.log(jnp.array([scale], jnp.float32)),
+      rotation=jnp.array([rotation], jnp.float32),
+      color=jnp.array([c], jnp.float32),
+    )
+    return np.asarray(rasterize(gaussian, HEIGHT, WIDTH), np.float64)
+
+  part = 0.5  # of a step: the change is H (s/2)^2
+  if attribute == 'mean_xy':
+    along = np.array([np.cos(turn), np.sin(turn)]) * np.sqrt(2) * r * s1 * part
+    moved = picture(mean=np.array([48.0, 32.0]) + along)
+  elif attribute == 'log_scale':
+    # At equal energy: colours are told by e.
+    wider = s1 * np.exp(np.sqrt(2) * r * part)
+    moved = picture(scale=(wider, s2), c=color * np.sqrt(s1 / wider))
+  elif attribute == 'rotation':
+    moved = picture(rotation=turn + 2 * r / (s1 / s2 - s2 / s1) * part)
+  else:
+    moved = picture(c=color + np.array([1.0, 0, 0]) * delta / np.sqrt(np.pi * s1 * s2) * part)
+  change = np.sum((moved - picture()) ** 2)
+  assert change == pytest.approx((delta * part) ** 2, rel=0.06)
+
+
+def test_cells_are_as_good_as_a_lattice_in_the_gaussians_own_frame():
+  symbols, mean = random_symbols(4000, height=512, width=768)
+  scale = graded.scales(symbols.log_scale, symbols.grade)
+  turns = graded.num_turns(scale, symbols.grade)
+  spread, _ = graded.spreads(scale, symbols.rotation, turns)
+  cells = graded.num_cells(symbols.size, spread, symbols.grade)
+  several = (cells.min(axis=1) > 12) & (cells.max(axis=1) < graded.MAX_CELLS)
+  assert several.sum() > 300
+  error = np.asarray(graded.dequantize(symbols).mean_xy, np.float64) - mean
+  angle = np.pi * symbols.rotation / turns
+  along = np.cos(angle) * error[:, 0] + np.sin(angle) * error[:, 1]
+  across = np.cos(angle) * error[:, 1] - np.sin(angle) * error[:, 0]
+  step = np.sqrt(2) * 2.0 ** (-symbols.grade / 2)
+  for part, deviation in ((along, scale[:, 0]), (across, scale[:, 1])):
+    relative = (part / deviation / step)[several]
+    assert np.mean(relative**2) == pytest.approx(1 / 12, rel=0.12)
+
+
+def test_grades_are_octaves_of_energy():
+  delta = 0.25
+  energy = delta**2 * np.array([0.1, 1, 1.3, 1.5, 2, 1000, 1e30])
+  np.testing.assert_array_equal(graded.grades_of(energy, delta), [0, 0, 0, 1, 1, 10, 31])
+
+
+@pytest.mark.parametrize('channels', [1, 3, 4])
+def test_color_axes_are_principal_and_come_back_orthonormal(channels):
+  rng = np.random.default_rng(1)
+  colors = rng.normal(size=(500, channels)) @ rng.normal(size=(channels, channels))
+  axes = graded.unit_axes(graded.color_axes(colors))
+  np.testing.assert_allclose(axes @ axes.T, np.eye(channels), atol=1e-12)
+  turned = colors @ axes.T
+  moments = turned.T @ turned
+  off = moments - np.diag(np.diag(moments))
+  assert np.abs(off).max() < 0.02 * np.diag(moments).max()
+  assert np.all(np.diff(np.diag(moments)) < 0)
+
+
+# --- boxes ---
+
+
+def test_boxes_hold_their_rows_alone():
+  rng = np.random.default_rng(2)
+  rows = np.concatenate([rng.integers(0, [90, 70], (300, 2)), [[5, 6]] * 3])
+  size = np.array([90, 70])
+  writer = Writer()
+  order, boxes = leaves.put(writer, rows, size)
+  assert sorted(order) == list(range(len(rows)))
+  assert np.all((boxes.low <= rows[order]) & (rows[order] < boxes.low + boxes.size))
+  for low, side in zip(boxes.low[:50], boxes.size[:50], strict=True):
+    inside = np.all((rows >= low) & (rows < low + side), axis=1)
+    assert inside.sum() == 1 or np.all(side == 1)
+  data = Stack(writer).to_bytes()
+  reader = Reader(data)
+  taken = leaves.take(reader, len(rows), size)
+  reader.finish()
+  for got, want in zip(taken, boxes, strict=True):
+    np.testing.assert_array_equal(got, want)
+
+
+def test_a_set_of_places_saves_its_orders():
+  """Boxes and what is left in them cost less than log2 of the places, by about log2 N!."""
+  rng = np.random.default_rng(3)
+  count, size = 1000, np.array([1 << 12, 1 << 12])
+  rows = rng.integers(0, size, (count, 2))
+  writer = Writer()
+  _, boxes = leaves.put(writer, rows, size)
+  inside = np.sum(np.log2(np.prod(boxes.size, axis=1)))
+  orders = np.sum(np.log2(np.arange(1, count + 1)))
+  assert Stack(writer).num_bits + inside < 24 * count - 0.985 * orders
+
+
+# --- the stream and the file ---
+
+
+@pytest.mark.parametrize('channels', [1, 3, 4])
+@pytest.mark.parametrize('count', [1, 2, 400])
+def test_every_integer_comes_back(count, channels):
+  symbols, _ = random_symbols(count, channels)
+  data = container.write(symbols)
+  got = container.read(data)
+  assert got[:5] == symbols[:5]
+  np.testing.assert_array_equal(got.axes, symbols.axes)
+  np.testing.assert_array_equal(sorted_rows(got), sorted_rows(symbols))
+  assert container.write(got) == data
+  assert container.write(in_order(symbols, np.arange(count)[::-1])) == data
+  about = container.describe(data)
+  assert about['num_gaussians'] == count and about['version'] == 2
+  assert sum(about['sections'].values()) == len(data)
+
+
+def test_decoded_numbers_are_those_of_the_integers():
+  symbols, _ = random_symbols()
+  once = graded.dequantize(symbols)
+  scale = np.exp(np.asarray(once.log_scale, np.float64))
+  octaves = np.log2(scale) * graded.OCTAVE / graded.log_scale_steps()[symbols.grade][:, None]
+  np.testing.assert_allclose(octaves, symbols.log_scale, atol=0.02)
+  energy = np.sum(np.asarray(once.color) ** 2, axis=1) * np.pi * np.prod(scale, axis=1)
+  told = np.sum((graded.delta_of(PRECISION) * symbols.color) ** 2, axis=1)
+  np.testing.assert_allclose(energy, told, rtol=1e-4)
+
+
+def test_what_does_not_fit_is_named():
+  symbols, _ = random_symbols()
+  with pytest.raises(container.ContainerError, match='order: wanted sorted'):
+    container.write(symbols, ordering.put_plain)
+  with pytest.raises(container.ContainerError, match='rotation: wanted values'):
+    container.write(symbols._replace(rotation=symbols.rotation + 5000))
+  with pytest.raises(container.ContainerError, match='boxes: wanted those'):
+    container.write(symbols._replace(low=symbols.low + 1))
+  with pytest.raises(container.ContainerError, match=r'precision: wanted 0\.\.255'):
+    container.write(symbols._replace(precision=256))
+  with pytest.raises(ValueError, match='cell: wanted 0'):
+    graded.dequantize(symbols._replace(cell=symbols.cell + 9999))
+  with pytest.raises(ValueError, match='color axes'):
+    graded.dequantize(symbols._replace(axes=np.ones((3, 3), np.int8)))
+
+
+def test_damage_is_noticed():
+  data = container.write(random_symbols(60)[0])
+  for place in range(len(data)):
+    with pytest.raises(container.ContainerError):
+      container.read(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])

@@ -1,0 +1,143 @@
+"""Rounding with refitting: it beats rounding, goes on where it stopped, and tells what shows."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scenes
+
+from cgvq_jax import codec, fit, images, methods, metrics, rounding
+from cgvq_jax.bitstream import container
+from cgvq_jax.quantize import graded
+from cgvq_jax.rasterize.api import rasterize
+from cgvq_jax.types import Telling
+
+IMAGE = scenes.photograph(64, 96)
+COUNT, FIT_STEPS, STEPS, PRECISION = 300, 300, 120, 78
+METHOD = methods.cgvq_rd(precision=PRECISION)
+
+
+@pytest.fixture(scope='module')
+def fitted():
+  return codec.fit_image(jax.random.key(0), jnp.asarray(IMAGE), COUNT, steps=FIT_STEPS)
+
+
+def told(fitted, method=METHOD, steps=STEPS, **changes):
+  blocks = []
+  telling = Telling(
+    key=jax.random.key(1),
+    gaussians=fitted,
+    target=jnp.asarray(IMAGE),
+    num_clusters=1,
+    steps=steps,
+    loss=codec.clamped_l2,
+    resume=lambda state: state,
+    on_block=lambda state, progress: blocks.append((state, progress)),
+  )
+  return method.tell(telling._replace(**changes)), blocks
+
+
+@pytest.fixture(scope='module')
+def done(fitted):
+  return told(fitted)
+
+
+def psnr_of(gaussians):
+  rendered = np.asarray(rasterize(gaussians, *IMAGE.shape[:2]))
+  return metrics.psnr(images.to_bytes8(IMAGE), images.to_bytes8(rendered))
+
+
+def test_refitting_makes_up_for_much_of_the_rounding(fitted, done):
+  """Against the same numbers of the same Gaussians rounded all at once."""
+  heavy = METHOD._replace(weight=0.0)
+  symbols, blocks = told(fitted, heavy, steps=400)
+  thinning, _ = rounding.schedule(400)
+  (start,) = [state for state, progress in blocks if progress.step == thinning]
+  at_once = start
+  for turn in range(rounding.TURNS):
+    key, delta = jax.random.key(1), graded.delta_of(heavy.precision)
+    at_once = rounding._rounded(at_once, key, turn, delta, IMAGE.shape[:2])
+  plain = rounding.freeze(at_once, heavy, *IMAGE.shape[:2])
+  free = psnr_of(start.params)
+  lost, lost_at_once = (free - psnr_of(graded.dequantize(s)) for s in (symbols, plain))
+  assert 0 < lost < 0.7 * lost_at_once
+
+
+def test_a_file_shows_what_was_fitted(done):
+  symbols, blocks = done
+  decoded = codec.decode(container.write(symbols))
+  last = blocks[-1][0]
+  whole = rounding._rounded(
+    last, jax.random.key(1), rounding.TURNS - 1, graded.delta_of(PRECISION), IMAGE.shape[:2]
+  )
+  fitted = rounding.forward(whole.params, whole.carry, None).gaussians
+  height, width, _ = IMAGE.shape
+  np.testing.assert_allclose(
+    rasterize(decoded.gaussians, height, width), rasterize(fitted, height, width), atol=2e-4
+  )
+
+
+def test_thinning_drops_what_is_not_worth_its_bits(fitted, done):
+  symbols, _ = done
+  plain, _ = told(fitted, METHOD._replace(weight=0.0))
+  assert len(symbols.grade) < 0.9 * len(plain.grade) <= 0.9 * COUNT
+  assert len(container.write(symbols)) < 0.9 * len(container.write(plain))
+
+
+def test_precision_is_quality(fitted, done):
+  finer, _ = told(fitted, METHOD._replace(precision=94))
+  assert len(container.write(finer)) > len(container.write(done[0]))
+  assert psnr_of(graded.dequantize(finer)) > psnr_of(graded.dequantize(done[0])) + 0.5
+
+
+@pytest.mark.parametrize('stopped_after', [0, 9, 30])
+def test_a_stopped_rounding_goes_on_to_the_same_integers(fitted, done, stopped_after):
+  symbols, blocks = done
+  state = jax.tree.map(np.array, jax.device_get(blocks[stopped_after][0]))
+  resumed, later = told(fitted, resume=lambda start: state)
+  assert len(later) == len(blocks) - stopped_after - 1
+  for got, want in zip(resumed, symbols, strict=True):
+    np.testing.assert_array_equal(got, want)
+
+
+def test_what_is_free_is_not_told(fitted):
+  state = rounding.initial_state(fitted, rounding.adam())
+  with pytest.raises(ValueError, match='freeze: wanted all numbers rounded'):
+    rounding.freeze(state, METHOD, *IMAGE.shape[:2])
+
+
+@pytest.mark.parametrize(
+  ('shape', 'count'),
+  [
+    ((1, 1, 3), 1),
+    pytest.param((9, 5, 1), 30, marks=pytest.mark.slow),
+    ((16, 16, 4), 40),
+  ],
+)
+def test_small_pictures_of_any_channels(shape, count):
+  picture = np.random.default_rng(0).random(shape, np.float32)
+  method = methods.cgvq_rd(shape[2])
+  data = codec.encode(picture, method, num_gaussians=count, fit_steps=50, finetune_steps=31)
+  decoded = codec.decode(data)
+  assert codec.render(decoded).shape == shape
+  assert 1 <= decoded.gaussians.num_gaussians <= count
+
+
+def test_the_rate_is_paid_at_the_slope_of_rounding(fitted):
+  """An octave of every Gaussian's energy costs about 3 bits each, delta^2 / 12 2 ln 2 a bit."""
+  delta, samples = 1e-3, IMAGE.size
+  pay = rounding.with_rate(delta, 1.0, samples)
+  louder = fitted.replace(color=fitted.color * np.sqrt(2))
+  penalties = [float(pay(g, (), None).penalty) for g in (fitted, louder)]
+  bits = 3 * fitted.num_gaussians
+  slope = 2 * np.log(2) * delta**2 / 12 / samples
+  assert penalties[1] - penalties[0] == pytest.approx(bits * slope, rel=0.02)
+
+
+def test_no_rate_is_a_free_fit(fitted):
+  forward = rounding.with_rate(0.1, 0.0, IMAGE.size)
+  assert float(forward(fitted, (), None).penalty) == 0.0
+  assert forward(fitted, (), None).gaussians is fitted
+  assert fit.free(fitted, (), None).gaussians is fitted
