@@ -66,8 +66,8 @@ def test_images_are_chosen_by_name(tmp_path):
 @pytest.mark.parametrize(
   ('name', 'value', 'wanted'),
   [
-    ('method', 'jpeg', "wanted one of gi, cgvq, gi_fp16, cgvq_fp16, got 'jpeg'"),
-    ('method', (), 'wanted some of gi, cgvq, gi_fp16, cgvq_fp16, got none'),
+    ('method', 'jpeg', "wanted one of gi, cgvq, gi_fp16, cgvq_fp16, cgvq_rd, got 'jpeg'"),
+    ('method', (), 'wanted some of gi, cgvq, gi_fp16, cgvq_fp16, cgvq_rd, got none'),
     ('num_gaussians', 0, 'wanted a whole number, 1 to'),
     ('num_gaussians', (50, 'x'), "got 'x'"),
     ('num_gaussians', (), 'got none'),
@@ -102,7 +102,7 @@ def test_bad_commands_are_one_line_and_2(tmp_path):
     ((*some, '--config.fit.stepz=3'), 'unknown name in the config: \'stepz\' Did you mean "steps"'),
     (
       (*some, '--config.method=jpeg'),
-      "wanted one of gi, cgvq, gi_fp16, cgvq_fp16, got 'jpeg'",
+      "wanted one of gi, cgvq, gi_fp16, cgvq_fp16, cgvq_rd, got 'jpeg'",
     ),
     (('--config=missing.py', some[1]), 'missing.py'),
   ):

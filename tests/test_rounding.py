@@ -113,7 +113,7 @@ def test_what_is_free_is_not_told(fitted):
   [
     ((1, 1, 3), 1),
     pytest.param((9, 5, 1), 30, marks=pytest.mark.slow),
-    ((16, 16, 4), 40),
+    pytest.param((16, 16, 4), 40, marks=pytest.mark.slow),
   ],
 )
 def test_small_pictures_of_any_channels(shape, count):
