@@ -58,6 +58,23 @@ def _units(at: Gaussians):
   return scale, 1 / jnp.sqrt(shear**2 + _ROUND**2)
 
 
+def _framed(
+  name: str,
+  inner: optax.GradientTransformation,
+  of_gradients: Callable[[Gaussians, Gaussians], Gaussians],
+  of_steps: Callable[[Gaussians, Gaussians], Gaussians],
+) -> optax.GradientTransformation:
+  """`inner` on gradients in other coordinates, and its steps turned back, both at the params."""
+
+  def update(updates, state, params=None):
+    if params is None:
+      raise ValueError(f'{name}: wanted the params, which its coordinates are of, got None')
+    updates, state = inner.update(_of_gaussians(of_gradients, updates, params), state, params)
+    return _of_gaussians(of_steps, updates, params), state
+
+  return optax.GradientTransformation(inner.init, update)
+
+
 def own_frame(inner: optax.GradientTransformation) -> optax.GradientTransformation:
   """Lets `inner` see each Gaussian as the unit disc: lengths along its axes in its own standard
   deviations, rotations by how far they shear it.
@@ -78,13 +95,7 @@ def own_frame(inner: optax.GradientTransformation) -> optax.GradientTransformati
     mean = _along(update.mean_xy * scale, -at.rotation)
     return replace(update, mean_xy=mean, rotation=update.rotation * turn)
 
-  def update(updates, state, params=None):
-    if params is None:
-      raise ValueError('own_frame: wanted the params, which the frames are taken from, got None')
-    updates, state = inner.update(_of_gaussians(to_frame, updates, params), state, params)
-    return _of_gaussians(from_frame, updates, params), state
-
-  return optax.GradientTransformation(inner.init, update)
+  return _framed('own_frame', inner, to_frame, from_frame)
 
 
 def pixel_frame(inner: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -199,13 +210,7 @@ def plain_scales(inner: optax.GradientTransformation) -> optax.GradientTransform
     scale = jnp.maximum(jnp.exp(at.log_scale) + step.log_scale, _LEAST_SCALE)
     return replace(step, log_scale=jnp.log(scale) - at.log_scale)
 
-  def update(updates, state, params=None):
-    if params is None:
-      raise ValueError('plain_scales: wanted the params, which have the scales, got None')
-    updates, state = inner.update(_of_gaussians(in_pixels, updates, params), state, params)
-    return _of_gaussians(in_logs, updates, params), state
-
-  return optax.GradientTransformation(inner.init, update)
+  return _framed('plain_scales', inner, in_pixels, in_logs)
 
 
 @lru_cache

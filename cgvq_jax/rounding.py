@@ -123,9 +123,9 @@ def forward(params: Gaussians, carry: Told, context: Any) -> fit.Forward:
 
 
 @lru_cache
-def adam(rates: Any = None) -> optax.GradientTransformation:
+def adam() -> optax.GradientTransformation:
   """The fit's, at one rate from the first turn to the last."""
-  return optimizers.adam(1, RATES if rates is None else rates, final=1.0)
+  return optimizers.adam(1, RATES, final=1.0)
 
 
 def initial_state(gaussians: Gaussians, optimizer: optax.GradientTransformation) -> fit.FitState:

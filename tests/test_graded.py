@@ -158,6 +158,17 @@ def test_boxes_hold_their_rows_alone():
     np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize('beyond', [-1.0, 0.0, 4.9995, 5.0, 8191.9, 1e5])
+def test_boxes_of_means_near_and_far_are_those_of_the_file(beyond):
+  """Two means that are next to each other have boxes that do not reach the outermost edge."""
+  symbols, _ = random_symbols(3)
+  mean = np.array([[WIDTH + beyond, 3.0], [WIDTH + beyond - 0.07, 3.0], [-beyond, 9.0]])
+  low, size = stream.boxes_of(mean, HEIGHT, WIDTH)
+  placed = symbols._replace(low=low, size=size, cell=np.zeros((3, 2), np.int64))
+  got = container.read(container.write(placed))
+  np.testing.assert_array_equal(sorted_rows(got), sorted_rows(placed))
+
+
 def test_a_set_of_places_saves_its_orders():
   """Boxes and what is left in them cost less than log2 of the places, by about log2 N!."""
   rng = np.random.default_rng(3)
@@ -204,6 +215,8 @@ def test_what_does_not_fit_is_named():
   symbols, _ = random_symbols()
   with pytest.raises(container.ContainerError, match='order: wanted sorted'):
     container.write(symbols, ordering.put_plain)
+  with pytest.raises(container.ContainerError, match=r'grade: wanted 0\.\.31'):
+    container.write(symbols._replace(grade=symbols.grade + 1))
   with pytest.raises(container.ContainerError, match='rotation: wanted values'):
     container.write(symbols._replace(rotation=symbols.rotation + 5000))
   with pytest.raises(container.ContainerError, match='boxes: wanted those'):

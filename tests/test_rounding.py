@@ -51,15 +51,15 @@ def psnr_of(gaussians):
 
 def test_refitting_makes_up_for_much_of_the_rounding(fitted, done):
   """Against the same numbers of the same Gaussians rounded all at once."""
-  heavy = METHOD._replace(weight=0.0)
-  symbols, blocks = told(fitted, heavy, steps=400)
+  unpaid = METHOD._replace(weight=0.0)
+  symbols, blocks = told(fitted, unpaid, steps=400)
   thinning, _ = rounding.schedule(400)
   (start,) = [state for state, progress in blocks if progress.step == thinning]
   at_once = start
   for turn in range(rounding.TURNS):
-    key, delta = jax.random.key(1), graded.delta_of(heavy.precision)
+    key, delta = jax.random.key(1), graded.delta_of(unpaid.precision)
     at_once = rounding._rounded(at_once, key, turn, delta, IMAGE.shape[:2])
-  plain = rounding.freeze(at_once, heavy, *IMAGE.shape[:2])
+  plain = rounding.freeze(at_once, unpaid, *IMAGE.shape[:2])
   free = psnr_of(start.params)
   lost, lost_at_once = (free - psnr_of(graded.dequantize(s)) for s in (symbols, plain))
   assert 0 < lost < 0.7 * lost_at_once

@@ -1,6 +1,6 @@
 """The integers of `quantize.graded` in a stream, each told once what decides its values is known.
 
-    grades | boxes | log scales | rotations | cells | colours
+    boxes | grades | log scales | rotations | cells | colours
 
 Columns have a histogram for each grade, or share one (`entropy`). Where a grade's steps are so fine
 that its values are many, the histogram is of their high bits and the low ones are stored flat.
@@ -23,7 +23,6 @@ MAX_OVERHANG = 1 << 13  # px that the boxes may reach beyond an edge of the pict
 _BINS = 16  # of half a turn
 _TERMS = 3  # groups that the first of two numbers makes for the second
 _FLAT = 1 << 16  # numbers that are told once
-_COLOR_LIMIT = 1 << 20  # levels of a colour, either way
 
 
 class Shape(NamedTuple):
@@ -50,12 +49,14 @@ def scale_shifts() -> Int[np.ndarray, 'G']:
 def put(writer: Writer, symbols: Graded) -> None:
   """Codes the integers. Raises ValueError where they do not fit each other or the format."""
   low = np.asarray(symbols.low, np.int64)
-  overhang = _overhangs(symbols)
+  overhang = _overhangs(low, low + symbols.size, symbols.height, symbols.width)
   corner, size = _outer(symbols.height, symbols.width, overhang)
   for side in overhang:
     writer.put_uniform(side, MAX_OVERHANG + 1)
   writer.put_uniform(np.asarray(symbols.axes, np.int64).ravel() + 128, 256)
   grade = np.asarray(symbols.grade, np.int64)
+  if not 0 <= grade.min() <= grade.max() < GRADES:
+    raise ValueError(f'grade: wanted 0..{GRADES - 1}, got {grade.min()}..{grade.max()}')
   # The order of the boxes is that of everything, so the grades are told after them.
   order, boxes = leaves.put(writer, low - corner, size)
   if np.any(boxes.low + corner != low[order]) or np.any(boxes.size != symbols.size[order]):
@@ -146,30 +147,18 @@ def boxes_of(
   means: np.ndarray, height: int, width: int
 ) -> tuple[Int[np.ndarray, 'N 2'], Int[np.ndarray, 'N 2']]:
   """Corners and sizes of the boxes that means, px, are alone in, 1/UNIT px."""
-  overhangs = [
-    np.clip(np.ceil(side), 0, MAX_OVERHANG).astype(np.int64)
-    for side in (
-      -means[:, 0].min(),
-      -means[:, 1].min(),
-      means[:, 0].max() - width + 1e-3,
-      means[:, 1].max() - height + 1e-3,
-    )
-  ]
-  corner, size = _outer(height, width, overhangs)
-  places = np.clip(np.floor(means * UNIT).astype(np.int64) - corner, 0, size - 1)
+  places = np.floor(means * UNIT).astype(np.int64)
+  corner, size = _outer(height, width, _overhangs(places, places + 1, height, width))
+  places = np.clip(places - corner, 0, size - 1)
   order, boxes = leaves.put(Writer(), places, size)
   back = np.argsort(order)
   return (boxes.low + corner)[back], boxes.size[back]
 
 
-def _overhangs(symbols: Graded) -> list[int]:
-  """How far the boxes reach beyond the left, top, right and bottom edge, px."""
-  low, high = np.min(symbols.low, axis=0), np.max(symbols.low + symbols.size, axis=0)
-  far = high - UNIT * np.array([symbols.width, symbols.height])
-  sides = [int(max(-(side // UNIT), 0)) for side in (*low, *(-far))]
-  if max(sides) > MAX_OVERHANG:
-    raise ValueError(f'boxes: wanted <= {MAX_OVERHANG} px beyond the edges, got {max(sides)}')
-  return sides
+def _overhangs(low: np.ndarray, high: np.ndarray, height: int, width: int) -> list[int]:
+  """How far boxes reach beyond the left, top, right and bottom edge, whole px up to the most."""
+  far = high.max(axis=0) - UNIT * np.array([width, height])
+  return [int(np.clip(-(side // UNIT), 0, MAX_OVERHANG)) for side in (*low.min(axis=0), *(-far))]
 
 
 def _outer(height: int, width: int, overhang) -> tuple[np.ndarray, np.ndarray]:
