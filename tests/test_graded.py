@@ -117,6 +117,16 @@ def test_cells_are_as_good_as_a_lattice_in_the_gaussians_own_frame():
     assert np.mean(relative**2) == pytest.approx(1 / 12, rel=0.12)
 
 
+def test_turns_are_as_fine_as_their_step():
+  """pi / M is at most 2 r / (s1/s2 - s2/s1), and M - 1 turns would be too coarse."""
+  scale, grade = np.array([[4.0, 1.5], [30.0, 1.0], [2.0, 2.0]]), np.array([9, 4, 20])
+  turns = graded.num_turns(scale, grade)
+  ratio = scale[:2, 0] / scale[:2, 1]
+  step = 2 * 2.0 ** (-grade[:2] / 2) / (ratio - 1 / ratio)
+  assert np.all(np.pi / turns[:2] <= step) and np.all(step < np.pi / (turns[:2] - 1))
+  assert turns[2] == 1
+
+
 def test_grades_are_octaves_of_energy():
   delta = 0.25
   energy = delta**2 * np.array([0.1, 1, 1.3, 1.5, 2, 1000, 1e30])
@@ -158,12 +168,14 @@ def test_boxes_hold_their_rows_alone():
     np.testing.assert_array_equal(got, want)
 
 
-@pytest.mark.parametrize('beyond', [-1.0, 0.0, 4.9995, 5.0, 8191.9, 1e5])
+@pytest.mark.parametrize('beyond', [-1.0, 0.0, 4.9995, 5.0, 5.03, 8191.9, 1e5])
 def test_boxes_of_means_near_and_far_are_those_of_the_file(beyond):
   """Two means that are next to each other have boxes that do not reach the outermost edge."""
   symbols, _ = random_symbols(3)
   mean = np.array([[WIDTH + beyond, 3.0], [WIDTH + beyond - 0.07, 3.0], [-beyond, 9.0]])
   low, size = stream.boxes_of(mean, HEIGHT, WIDTH)
+  inside = np.clip(mean, -stream.MAX_OVERHANG, [WIDTH + 8192, HEIGHT + 8192]) * graded.UNIT
+  assert np.all((low <= inside) & (inside <= low + size))
   placed = symbols._replace(low=low, size=size, cell=np.zeros((3, 2), np.int64))
   got = container.read(container.write(placed))
   np.testing.assert_array_equal(sorted_rows(got), sorted_rows(placed))

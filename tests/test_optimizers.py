@@ -94,6 +94,15 @@ def test_the_papers_scales_are_in_pixels():
   np.testing.assert_allclose(scale * np.expm1(update.log_scale), -1e-3, rtol=1e-2)
 
 
+def test_plain_scales_descend_as_scales_do():
+  """By plain descent a step in s is in proportion to the derivative by s, not by its logarithm."""
+  gaussians = ellipse()
+  gradient = jax.tree.map(jnp.ones_like, gaussians)
+  update = stepped(optimizers.plain_scales(optax.scale(-0.1)), gaussians, gradient)
+  scale = np.exp(gaussians.log_scale)
+  np.testing.assert_allclose(scale * np.expm1(update.log_scale), -0.1 / scale, rtol=1e-4)
+
+
 def test_the_papers_scales_do_not_fall_to_0():
   small = replace(ellipse(), log_scale=jnp.full((1, 2), jnp.log(0.0105)))
   gradient = jax.tree.map(jnp.ones_like, small)
