@@ -1,11 +1,11 @@
-"""JPEG and WebP on the same images: really encoded, really decoded, measured like every codec."""
+"""Other codecs on the same images: really encoded, really decoded, measured like every codec."""
 
 from __future__ import annotations
 
 import io
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,35 +14,57 @@ from PIL import Image
 from cgvq_jax import images, metrics
 
 QUALITIES = (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
+_DECIBELS = (22, 24, 26, 28, 30, 32, 34, 36, 38, 40, 43)  # what JPEG 2000 is asked for
 
-# `exact` keeps the colour under transparent pixels, which the metrics count.
-_OPTIONS = {
-  'JPEG': {'format': 'JPEG', 'optimize': True, 'progressive': True},
-  'WebP': {'format': 'WEBP', 'method': 6, 'exact': True},
+
+class Codec(NamedTuple):
+  """A format that Pillow writes, at its best within reason."""
+
+  format: str
+  options: dict[str, Any]
+  longest_side: int  # px
+  modes: tuple[str, ...] = ('L', 'RGB', 'RGBA')  # that it keeps as they are
+  alpha: bool = True
+  quality: Callable[[int], dict[str, Any]] = lambda quality: {'quality': quality}
+  qualities: tuple[int, ...] = QUALITIES
+
+
+# JPEG is optimized, progressive and 4:2:0; WebP and AVIF are 4:2:0 too. `exact` keeps the colour
+# under transparent pixels, which the metrics count.
+CODECS = {
+  'JPEG': Codec('JPEG', {'optimize': True, 'progressive': True}, 65500, alpha=False),
+  'WebP': Codec('WEBP', {'method': 6, 'exact': True}, 16383, ('RGB', 'RGBA')),
+  'AVIF': Codec('AVIF', {'speed': 4}, 16384, ('RGB', 'RGBA')),
+  'JPEG 2000': Codec(
+    'JPEG2000',
+    {'irreversible': True, 'quality_mode': 'dB'},
+    1 << 20,
+    quality=lambda decibels: {'quality_layers': [decibels]},
+    qualities=_DECIBELS,
+  ),
 }
-_LONGEST_SIDE = {'JPEG': 65500, 'WebP': 16383}  # px
 
 
 def points(
   pixels: UInt8[np.ndarray, 'H W C'],
   codec: str,
   image: str = '',
-  qualities: Sequence[int] = QUALITIES,
+  qualities: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
-  """Encodes one image with a classic codec at each quality and measures the decoded files.
+  """Encodes one image with one of CODECS at each quality and measures the decoded files.
 
-  JPEG is optimised, progressive and 4:2:0; WebP is lossy with its slowest search. WebP has no gray
-  mode: a gray image is stored in colour and its decoded luma is compared. JPEG has no alpha, so it
-  has no points for RGBA; nor has a codec for an image with a side too long for its format.
+  WebP and AVIF have no gray mode: a gray image is stored in colour and its decoded luma is
+  compared. JPEG has no alpha, so it has no points for RGBA; nor has a codec for an image with a
+  side too long for its format.
 
   Returns:
     Rows {image, method, quality, bytes, bpp, psnr, ssim, ms_ssim, encode_seconds, decode_seconds}.
 
   Raises:
-    ValueError: the codec is not 'JPEG' or 'WebP', or pixels are not what `metrics.psnr` takes.
+    ValueError: the codec is none of CODECS, or pixels are not what `metrics.psnr` takes.
   """
   rows = []
-  for quality in qualities:
+  for quality in _codec(codec).qualities if qualities is None else qualities:
     start = time.perf_counter()
     data = _encode(pixels, codec, quality)
     if data is None:
@@ -88,15 +110,23 @@ def jpeg_at_bytes(
   return None if best is None else (best, _decode(best, pixels.shape[2]))
 
 
+def _codec(name: str) -> Codec:
+  if name not in CODECS:
+    raise ValueError(f'codec: wanted one of {", ".join(CODECS)}, got {name!r}')
+  return CODECS[name]
+
+
 def _encode(pixels: np.ndarray, codec: str, quality: int) -> bytes | None:
   """The file, or None where the format cannot hold the image."""
-  if codec not in _OPTIONS:
-    raise ValueError(f'codec: wanted one of {", ".join(_OPTIONS)}, got {codec!r}')
+  known = _codec(codec)
   has_alpha = pixels.shape[2] == 4
-  if max(pixels.shape[:2]) > _LONGEST_SIDE[codec] or (has_alpha and codec == 'JPEG'):
+  if max(pixels.shape[:2]) > known.longest_side or (has_alpha and not known.alpha):
     return None
+  picture = images.to_picture(pixels)
+  if picture.mode not in known.modes:
+    picture = picture.convert('RGB')
   buffer = io.BytesIO()
-  images.to_picture(pixels).save(buffer, quality=quality, **_OPTIONS[codec])
+  picture.save(buffer, format=known.format, **known.quality(quality), **known.options)
   return buffer.getvalue()
 
 

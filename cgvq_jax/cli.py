@@ -18,16 +18,17 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from cgvq_jax import codec, cores, images, metrics
+from cgvq_jax import codec, cores, images, metrics, search
 from cgvq_jax.bitstream import container
 from cgvq_jax.fit import Progress
-from cgvq_jax.methods import METHODS, PAPERS, precision_of
+from cgvq_jax.methods import METHODS, PAPERS, QUALITY
 from cgvq_jax.progress import Bars
 
 _EXTENSION = '.cgvq'
 _EPILOG = """example:
   cgvq encode photo.png photo.cgvq
-  cgvq encode photo.png small.cgvq --method cgvq_rd --quality 40
+  cgvq encode photo.png small.cgvq --quality 20
+  cgvq encode photo.png small.cgvq --target_bpp 0.3
   cgvq info photo.cgvq
   cgvq decode photo.cgvq photo_again.png
   cgvq decode photo.cgvq larger.png --scale 2
@@ -70,34 +71,69 @@ def _encode(arguments: argparse.Namespace) -> None:
   _check_place(arguments.output)
   if arguments.output.suffix.lower() != _EXTENSION:
     raise UsageError(f'{arguments.output}: wanted a name that ends in {_EXTENSION}')
-  if arguments.quality is not None and arguments.method in PAPERS:
-    raise UsageError(f'--quality: wanted --method cgvq_rd, got {arguments.method}')
+  for name in ('quality', 'target_bpp', 'target_psnr'):
+    if getattr(arguments, name) is not None and arguments.method in PAPERS:
+      raise UsageError(f'--{name}: wanted --method cgvq_rd, got {arguments.method}')
+  if arguments.method not in PAPERS:
+    papers = f'one of the methods {", ".join(PAPERS)}, got {arguments.method}'
+    if arguments.num_clusters is not None:
+      raise UsageError(f'--num_clusters: wanted {papers}')
+    if arguments.order != 'sorted':
+      raise UsageError(f'--order {arguments.order}: wanted {papers}')
   tell = _silent if arguments.quiet else print
   loaded = images.load(arguments.input)
   for note in loaded.notes:
     tell(f'{arguments.input}: {note}')
   start = time.perf_counter()
-  data = _encoded(arguments, loaded.pixels)
+  data = _encoded_to_target(arguments, loaded.pixels, tell)
   seconds = time.perf_counter() - start
   try:
     container.write_file(arguments.output, data)
   except container.ContainerError as error:  # the disk's fault and not the command's
     raise OSError(str(error)) from error
-  decoded = images.to_bytes8(codec.render(codec.decode(data)))
-  psnr = metrics.psnr(images.to_bytes8(loaded.pixels), decoded)
-  bpp = metrics.bpp(len(data), *decoded.shape[:2])
-  tell(f'{arguments.output}: {len(data)} bytes, {bpp:.4f} bpp, PSNR {psnr:.2f} dB, {seconds:.1f} s')
+  tell(f'{arguments.output}: {_measures(data, loaded.pixels)}, {seconds:.1f} s')
 
 
-def _encoded(arguments: argparse.Namespace, pixels: Float[np.ndarray, 'H W C']) -> bytes:
-  fit_steps, finetune_steps = codec.PRESETS[arguments.preset]
-  if arguments.fit_steps:
-    fit_steps, finetune_steps = arguments.fit_steps, max(arguments.fit_steps // 2, 1)
-  finetune_steps = arguments.finetune_steps or finetune_steps
+def _psnr(data: bytes, pixels: Float[np.ndarray, 'H W C']) -> float:
+  return metrics.psnr(images.to_bytes8(pixels), images.to_bytes8(codec.render(codec.decode(data))))
+
+
+def _measures(data: bytes, pixels: Float[np.ndarray, 'H W C']) -> str:
+  rate = metrics.bpp(len(data), *pixels.shape[:2])
+  return f'{len(data)} bytes, {rate:.4f} bpp, PSNR {_psnr(data, pixels):.2f} dB'
+
+
+def _encoded_to_target(
+  arguments: argparse.Namespace, pixels: Float[np.ndarray, 'H W C'], tell: Callable[[str], None]
+) -> bytes:
+  """One file, or as many as it takes to have the rate or the PSNR that was asked for."""
+
+  def tried(quality: float) -> bytes:
+    data = _encoded(arguments, pixels, quality)
+    tell(f'quality {quality:.1f}: {_measures(data, pixels)}')
+    return data
+
+  def log_rate(data: bytes) -> float:
+    return math.log(metrics.bpp(len(data), *pixels.shape[:2]))
+
+  if arguments.target_bpp is not None:
+    return search.search(tried, log_rate, search.bpp(arguments.target_bpp))
+  if arguments.target_psnr is not None:
+    return search.search(
+      tried, lambda data: _psnr(data, pixels), search.psnr(arguments.target_psnr)
+    )
+  return _encoded(arguments, pixels, arguments.quality)
+
+
+def _encoded(
+  arguments: argparse.Namespace, pixels: Float[np.ndarray, 'H W C'], quality: float | None
+) -> bytes:
+  preset = codec.PRESETS[arguments.preset]
+  fit_steps = arguments.fit_steps or preset.fit_steps
+  finetune_steps = arguments.finetune_steps or arguments.fit_steps or preset.finetune_steps
   steps = {'fit': fit_steps, 'finetune': finetune_steps}
-  method = METHODS[arguments.method](pixels.shape[2])
-  if arguments.quality is not None:
-    method = method._replace(precision=precision_of(arguments.quality))
+  asked = {} if quality is None else {'quality': quality}
+  method = METHODS[arguments.method](pixels.shape[2], **asked)
   bars = Bars(arguments.input.name, steps, arguments.quiet)
 
   def begin(stage: str, state: Any) -> Any:
@@ -260,21 +296,41 @@ def _parser() -> argparse.ArgumentParser:
     'encode',
     _encode,
     'Compress an image (any that Pillow reads) into a .cgvq file.',
-    'encode photo.png photo.cgvq --num_gaussians 20000 --preset best',
+    'encode photo.png photo.cgvq --quality 70 --preset best',
   )
   encode.add_argument('output', metavar='OUT', type=Path, help='ends in .cgvq')
   number: dict[str, Any] = {'type': _whole, 'metavar': 'N'}
-  encode.add_argument('--method', choices=METHODS, default='cgvq', help='default: %(default)s')
   encode.add_argument(
-    '--num_gaussians', default=10_000, help='at most; more: better, larger (%(default)s)', **number
+    '--method',
+    choices=METHODS,
+    default='cgvq_rd',
+    help="%(default)s, the smallest files, or the papers' (default: %(default)s)",
   )
-  encode.add_argument(
+  rate = encode.add_mutually_exclusive_group()
+  rate.add_argument(
     '--quality',
     type=_quality,
     metavar='Q',
-    help='1 to 100, of cgvq_rd: how precisely its Gaussians are told (default: 50)',
+    help=f'of cgvq_rd: 1, small, to 100, precise (default: {QUALITY:g})',
   )
-  encode.add_argument('--num_clusters', help="default: the method's own", **number)
+  rate.add_argument(
+    '--target_bpp',
+    type=_positive,
+    metavar='R',
+    help='of cgvq_rd: the quality that has this rate, within 2 %%; takes three times as long or so',
+  )
+  rate.add_argument(
+    '--target_psnr', type=_positive, metavar='P', help='of cgvq_rd: the same, within 0.1 dB'
+  )
+  encode.add_argument(
+    '--num_gaussians',
+    help="at most; of the papers' methods, whose rate it is (10000). cgvq_rd starts with as many,"
+    ' by its quality, and keeps what pays',
+    **number,
+  )
+  encode.add_argument(
+    '--num_clusters', help="of the papers' methods (default: the method's own)", **number
+  )
   presets = ', '.join(
     f'{name} {preset.fit_steps} + {preset.finetune_steps}' for name, preset in codec.PRESETS.items()
   )
@@ -286,13 +342,14 @@ def _parser() -> argparse.ArgumentParser:
   )
   encode.add_argument('--fit_steps', '--steps', help="default: the preset's", **number)
   encode.add_argument(
-    '--finetune_steps', help='default: half of --fit_steps, or the preset', **number
+    '--finetune_steps', help='default: as many as --fit_steps, or the preset', **number
   )
   encode.add_argument(
     '--order',
     choices=container.ORDERS,
     default='sorted',
-    help='of the Gaussians in the file; the others are longer, of the same picture (%(default)s)',
+    help="of the papers' methods: of the Gaussians in the file, of which the others are longer"
+    ' (%(default)s)',
   )
   encode.add_argument('--seed', type=_seed, default=0, metavar='N', help='default: %(default)s')
   encode.add_argument('--quiet', action='store_true', help='print nothing but errors')

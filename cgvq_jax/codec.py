@@ -34,7 +34,7 @@ class Preset(NamedTuple):
   finetune_steps: int
 
 
-PRESETS = {'fast': Preset(300, 150), 'default': Preset(1000, 500), 'best': Preset(5000, 1500)}
+PRESETS = {'fast': Preset(300, 300), 'default': Preset(1000, 1000), 'best': Preset(5000, 3000)}
 
 Initializer = Callable[[PRNGKeyArray, Float[Array, 'H W C'], int], Gaussians]
 
@@ -52,13 +52,13 @@ def encode(
   image: Float[np.ndarray, 'H W C'],
   method: Method,
   *,
-  num_gaussians: int = 10_000,
+  num_gaussians: int | None = None,
   num_clusters: int | None = None,
   fit_steps: int = 1000,
-  finetune_steps: int = 500,
+  finetune_steps: int = 1000,
   seed: int = 0,
   initializer: Initializer = initialize.gradient_guided,
-  densifier: Callable[[int], densify.Densifier] = densify.matching_pursuit,
+  densifier: Callable[[int, float], densify.Densifier] = densify.matching_pursuit,
   optimizer: Callable[[int], optax.GradientTransformation] = optimizers.adam,
   loss: Loss = clamped_l2,
   order: ordering.Put = ordering.put_sorted,
@@ -67,17 +67,19 @@ def encode(
 ) -> bytes:
   """Compresses an image in 0..1 into the bytes of one file.
 
-  image -> initialize -> fit -> the method's integers -> bytes. A picture that needs
-  fewer than `num_gaussians` gets fewer. `num_clusters` defaults to the method's. `densifier` and
-  `optimizer` are made for `fit_steps`. The two long stages are 'fit' and 'finetune':
-  `on_block(stage, state, progress)` is called every fit.BLOCK_STEPS steps, and `resume(stage,
-  initial state)` returns the state to go on from, the initial one or one that `on_block` was given
-  earlier; the bytes are the same. `order` is how the Gaussians are ordered in the file, one of
-  container.ORDERS; the picture is the same.
+  image -> initialize -> fit -> the method's integers -> bytes. A picture that needs fewer than
+  `num_gaussians` gets fewer. It and `num_clusters` default to the method's. `densifier` and
+  `optimizer` are made for `fit_steps`, and Gaussians are added where they gain what the method
+  says they cost. The two long stages are 'fit' and 'finetune': `on_block(stage, state, progress)`
+  is called every fit.BLOCK_STEPS steps, and `resume(stage, initial state)` returns the state to go
+  on from, the initial one or one that `on_block` was given earlier; the bytes are the same. `order`
+  is how the Gaussians are ordered in the file, one of container.ORDERS; the picture is the same.
 
   Raises ValueError on an image or a number out of range and on functions that do not fit it,
   FitError where the fit diverges.
   """
+  if num_gaussians is None:
+    num_gaussians = method.num_gaussians(math.prod(np.shape(image)[:2]))
   num_clusters = method.num_clusters if num_clusters is None else num_clusters
   num_clusters = min(num_clusters, num_gaussians)
   _validate(image, num_gaussians, num_clusters, fit_steps, finetune_steps)
@@ -90,6 +92,7 @@ def encode(
     target,
     num_gaussians,
     steps=fit_steps,
+    least=method.least,
     initializer=initializer,
     densifier=densifier,
     optimizer=optimizer,
@@ -116,8 +119,9 @@ def fit_image(
   num_gaussians: int,
   *,
   steps: int = 1000,
+  least: float = densify.LEAST,
   initializer: Initializer = initialize.gradient_guided,
-  densifier: Callable[[int], densify.Densifier] = densify.matching_pursuit,
+  densifier: Callable[[int, float], densify.Densifier] = densify.matching_pursuit,
   optimizer: Callable[[int], optax.GradientTransformation] = optimizers.adam,
   loss: Loss = clamped_l2,
   resume: Callable[[fit.FitState], fit.FitState] = lambda state: state,
@@ -125,10 +129,11 @@ def fit_image(
 ) -> Gaussians:
   """The first half of `encode`: at most `num_gaussians` free Gaussians, fitted to an image.
 
+  `least` is the squared error, summed over samples, below which a place is not worth a Gaussian.
   Raises ValueError where the initializer makes another number than it was asked for, FitError where
   the fit diverges.
   """
-  densifying, stepping = densifier(steps), optimizer(steps)
+  densifying, stepping = densifier(steps, least), optimizer(steps)
   first = densifying.first(num_gaussians)
   gaussians = initializer(key, target, first)
   if gaussians.num_gaussians != first:

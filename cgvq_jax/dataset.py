@@ -1,12 +1,13 @@
 """Many images: each encoded to a file by each method, decoded in a new process and measured.
 
 Under the working folder:
-  <method>/<N>/<image>.cgvq   the file; <method>-K<K> where K is not the method's own
-  <method>/<N>/<image>.png    what a new process decoded of it
-  <method>/<N>/<image>.json   its row and the settings that it was made with
-  fits/<N>/<image>/           states of the fit, which all methods share, and of a fine-tuning
-  classic.json                rows of JPEG and WebP
-  results.json, report.md, rate_distortion.png, of all files that are there
+  <method>/<setting>/<image>.cgvq   the file; a setting is N, or q<quality> where a method has
+                                    one; <method>-K<K> where K is not the method's own
+  <method>/<setting>/<image>.png    what a new process decoded of it
+  <method>/<setting>/<image>.json   its row and the settings that it was made with
+  fits/<setting>/<image>/           states of the fit, which methods share, and of a fine-tuning
+  classic.json                      rows of JPEG, WebP, AVIF and JPEG 2000
+  results.json, report.md and plots of all files that are there
 Everything appears whole or not at all and is looked at before it is made, so the same job run again
 makes what is missing, what other settings made, and nothing else.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -40,7 +42,7 @@ from cgvq_jax import (
 )
 from cgvq_jax.bitstream import container
 from cgvq_jax.fit import FitError
-from cgvq_jax.methods import METHODS
+from cgvq_jax.methods import ABLATIONS, METHODS, PAPERS, Method
 from cgvq_jax.progress import Bars
 from cgvq_jax.recipes import Recipe
 
@@ -55,11 +57,20 @@ class Source(NamedTuple):
 
 
 class Point(NamedTuple):
-  """What to make of each image."""
+  """What to make of each image: of the papers' methods at some N and K, of others at a quality."""
 
-  method: str  # a key of METHODS
-  num_gaussians: int
-  num_clusters: int
+  method: str  # a key of METHODS or ABLATIONS
+  num_gaussians: int | None = None
+  num_clusters: int | None = None
+  quality: float | None = None
+
+  @property
+  def setting(self) -> str:
+    return str(self.num_gaussians) if self.quality is None else f'q{self.quality:g}'
+
+  def make(self, channels: int) -> Method:
+    quality = () if self.quality is None else (self.quality,)
+    return (METHODS | ABLATIONS)[self.method](channels, *quality)
 
 
 class Settings(NamedTuple):
@@ -83,14 +94,24 @@ class DecodeError(RuntimeError):
 
 
 def grid(
-  methods: Sequence[str], num_gaussians: Sequence[int], num_clusters: Sequence[int | None] = (None,)
+  methods: Sequence[str],
+  num_gaussians: Sequence[int],
+  num_clusters: Sequence[int | None] = (None,),
+  qualities: Sequence[float] = (),
 ) -> list[Point]:
-  """Every method at every N and K, each once; K = None is the method's own, and K is at most N."""
-  points = [
-    Point(method, count, min(clusters or METHODS[method]().num_clusters, count))
+  """Every method at every N and K, or at every quality where it has one, each once; K = None is the
+  method's own, and K is at most N."""
+  papers = [
+    Point(method, count, min(clusters or PAPERS[method]().num_clusters, count))
     for count, method, clusters in itertools.product(num_gaussians, methods, num_clusters)
+    if method in PAPERS
   ]
-  return list(dict.fromkeys(points))
+  others = [
+    Point(method, quality=quality)
+    for quality, method in itertools.product(qualities, methods)
+    if method not in PAPERS
+  ]
+  return list(dict.fromkeys(papers + others))
 
 
 def run(
@@ -99,13 +120,15 @@ def run(
   *,
   points: Sequence[Point],
   settings: Settings,
-  with_classic: bool = True,
+  classic_codecs: Sequence[str] = (),
+  judged: report.Judged = report.ALONE,
   checkpoint_seconds: float = 60.0,
 ) -> Outcome:
   """Makes every point of every image, one after another; what is there already is left alone.
 
   An image or a point that fails is reported on stderr and the others go on. The state of the
   running stage is saved every `checkpoint_seconds` and on KeyboardInterrupt, which goes through.
+  `classic_codecs` are measured on the same images, and `judged` is how the report compares.
 
   A row's `encode_seconds` are what one file would take a user: wall seconds from the pixels to the
   bytes, compilation included where this process compiled, the shared fit counted in each row, and
@@ -128,10 +151,10 @@ def run(
       for note in image.notes:
         print(f'{source.name}: {note}', flush=True)
       digest = digest_of(image.pixels)
-      if with_classic:
-        classic_rows = _with_classic(workdir, classic_rows, source.name, image.pixels, digest)
+      for name in classic_codecs:
+        classic_rows = _with_classic(workdir, classic_rows, name, source.name, image.pixels, digest)
       for point in points:
-        task = _Task(source.name, digest, point, settings, workdir)
+        task = _Task.of(source.name, image.pixels, digest, point, settings, workdir)
         record = records.pop(task.file, None)
         if record and record['settings'] == task.settings_of_file():
           records[task.file] = record
@@ -142,7 +165,8 @@ def run(
           encoded += 1
           _write_results(workdir, records)
   _write_results(workdir, records)
-  _write_report(workdir, records, classic_rows if with_classic else [])
+  shown = [row for row in classic_rows if row['method'] in classic_codecs]
+  _write_report(workdir, records, shown, judged)
   return Outcome(encoded, unchanged, failures)
 
 
@@ -151,25 +175,35 @@ class _Task(NamedTuple):
 
   image: str
   digest: str  # of the image's pixels
+  num_gaussians: int  # at most
   point: Point
   settings: Settings
   workdir: Path
 
+  @classmethod
+  def of(
+    cls, image: str, pixels: np.ndarray, digest: str, point: Point, settings, workdir
+  ) -> _Task:
+    method = point.make(pixels.shape[2])
+    count = point.num_gaussians or method.num_gaussians(math.prod(pixels.shape[:2]))
+    return cls(image, digest, count, point, settings, workdir)
+
   @property
   def title(self) -> str:
-    method, count, clusters = self.point
-    return f'{self.image} {method} N={count} K={clusters}'
+    method, _, clusters, _ = self.point
+    setting = self.point.setting
+    return f'{self.image} {method} ' + (f'N={setting} K={clusters}' if clusters else setting)
 
   @property
   def file(self) -> Path:
-    method, count, clusters = self.point
-    usual = min(METHODS[method]().num_clusters, count)
+    method, count, clusters, _ = self.point
+    usual = min(PAPERS[method]().num_clusters, count) if count and method in PAPERS else None
     folder = method if clusters == usual else f'{method}-K{clusters}'
-    return self.workdir / folder / str(count) / f'{self.image}.cgvq'
+    return self.workdir / folder / self.point.setting / f'{self.image}.cgvq'
 
   def stages(self) -> dict[str, checkpoint.Stage]:
     """Steps of the two stages and where their states are kept; a fit is every method's."""
-    states = self.workdir / 'fits' / str(self.point.num_gaussians) / self.image
+    states = self.workdir / 'fits' / self.point.setting / self.image
     fit_steps, finetune_steps = self.settings.fit.steps, self.settings.finetune_steps
     tuning = states / self.file.parts[-3]
     return {
@@ -178,12 +212,13 @@ class _Task(NamedTuple):
     }
 
   def settings_of_fit(self) -> dict[str, Any]:
-    count = self.point.num_gaussians
-    return {'image': self.digest, 'num_gaussians': count, **self.settings.fit._asdict()}
+    asked = {'num_gaussians': self.num_gaussians, 'quality': self.point.quality}
+    return {'image': self.digest, **asked, **self.settings.fit._asdict()}
 
   def settings_of_file(self) -> dict[str, Any]:
     settings = {**self.settings._asdict(), 'fit': self.settings.fit._asdict()}
-    return {'image': self.digest, **self.point._asdict(), **settings}
+    asked = {**self.point._asdict(), 'num_gaussians': self.num_gaussians}
+    return {'image': self.digest, **asked, **settings}
 
 
 def _make(task: _Task, pixels: Float[np.ndarray, 'H W C'], every: float) -> dict[str, Any]:
@@ -194,13 +229,12 @@ def _make(task: _Task, pixels: Float[np.ndarray, 'H W C'], every: float) -> dict
   stages = task.stages()
   bars = Bars(task.title, {name: stage.steps for name, stage in stages.items()})
   keeper = checkpoint.Keeper(task.title, stages, every, bars)
-  method, num_gaussians, num_clusters = task.point
   try:
     data = codec.encode(
       pixels,
-      METHODS[method](pixels.shape[2]),
-      num_gaussians=num_gaussians,
-      num_clusters=num_clusters,
+      task.point.make(pixels.shape[2]),
+      num_gaussians=task.num_gaussians,
+      num_clusters=task.point.num_clusters,
       fit_steps=task.settings.fit.steps,
       finetune_steps=task.settings.finetune_steps,
       seed=task.settings.fit.seed,
@@ -237,9 +271,10 @@ def _row(
   about = container.describe(data)
   return {
     'image': task.image,
-    'method': about['method'],
+    'method': task.point.method,
+    'setting': task.point.setting,
     'num_gaussians': about['num_gaussians'],
-    'num_clusters': about['num_clusters'],
+    'num_clusters': task.point.num_clusters or 1,
     'fit_steps': task.settings.fit.steps,
     'finetune_steps': task.settings.finetune_steps,
     'bytes': about['bytes'],
@@ -296,17 +331,18 @@ def digest_of(pixels: Float[np.ndarray, 'H W C']) -> str:
 
 
 def _with_classic(
-  workdir: Path, rows: list[dict[str, Any]], name: str, pixels: np.ndarray, digest: str
+  workdir: Path, rows: list[dict[str, Any]], method: str, name: str, pixels, digest: str
 ) -> list[dict[str, Any]]:
-  """The classic codecs' rows, those of this image among them."""
-  if any(row['image'] == name and row['source'] == digest for row in rows):
+  """The classic codecs' rows, those of this one and this image among them."""
+
+  def same(row: dict[str, Any]) -> bool:
+    return (row['method'], row['image']) == (method, name)
+
+  if any(same(row) and row['source'] == digest for row in rows):
     return rows
-  measured = [
-    {**row, 'source': digest}
-    for codec_name in ('JPEG', 'WebP')
-    for row in classic.points(images.to_bytes8(pixels), codec_name, name)
-  ]
-  rows = [row for row in rows if row['image'] != name] + measured
+  points = classic.points(images.to_bytes8(pixels), method, name)
+  measured = [{**row, 'source': digest} for row in points]
+  rows = [row for row in rows if not same(row)] + measured
   if measured:
     report.write_json(workdir / 'classic.json', rows)
   return rows
@@ -333,7 +369,7 @@ def _read_records(workdir: Path) -> dict[Path, dict[str, Any]]:
 
 
 def _rows(records: dict[Path, dict[str, Any]]) -> list[dict[str, Any]]:
-  keys = ('method', 'num_gaussians', 'num_clusters', 'image')
+  keys = ('method', 'num_clusters', 'fit_steps', 'finetune_steps', 'image', 'bpp')
   rows = [record['row'] for record in records.values()]
   return sorted(rows, key=lambda row: tuple(row[key] for key in keys))
 
@@ -346,11 +382,15 @@ def _write_results(workdir: Path, records: dict[Path, dict[str, Any]]) -> None:
 
 
 def _write_report(
-  workdir: Path, records: dict[Path, dict[str, Any]], classic_rows: list[dict[str, Any]]
+  workdir: Path,
+  records: dict[Path, dict[str, Any]],
+  classic_rows: list[dict[str, Any]],
+  judged: report.Judged,
 ) -> None:
-  """Writes the report and its plot, unless they say this already."""
+  """Writes the report and its plots, unless they say this already."""
   rows = _rows(records)
-  written, plot = workdir / 'report.md', workdir / 'rate_distortion.png'
-  said = written.read_text('utf-8') if written.is_file() and plot.is_file() else ''
-  if rows and not said.startswith(report.markdown(rows, classic_rows)):
-    report.write(workdir, rows, classic_rows)
+  written = workdir / 'report.md'
+  whole = written.is_file() and all((workdir / plot).is_file() for plot in report.PLOTS)
+  said = written.read_text('utf-8') if whole else ''
+  if rows and not said.startswith(report.markdown(rows, classic_rows, judged)):
+    report.write(workdir, rows, classic_rows, judged)

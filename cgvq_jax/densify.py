@@ -31,7 +31,7 @@ from cgvq_jax.types import Gaussians
 _SCALE, _ELONGATIONS, _DIRECTIONS = 0.75, (1.0, 2.0), 4
 _LEVELS = 5  # up to 0.75 * 2^4 = 12 px
 # Squared error, summed: less than a grey level of one sample is not worth a Gaussian.
-_LEAST = 1 / 255**2
+LEAST = 1 / 255**2
 _FEWEST_ROUNDS = 4
 
 
@@ -150,11 +150,14 @@ def worth(gaussians: Gaussians, height: int, width: int) -> Float[Array, 'N']:
   return jnp.where(jnp.all(seen, axis=-1), energy, 0.0)
 
 
-def move(state: FitState, residual: Float[Array, 'H W C'], *, most: int, ratio: float) -> FitState:
+def move(
+  state: FitState, residual: Float[Array, 'H W C'], least: float = LEAST, *, most: int, ratio: float
+) -> FitState:
   """Puts up to `most` Gaussians, those that are worth least, where they explain most of a residual.
 
-  The i-th worst goes to the i-th best place if that gains over `ratio` times its worth; below 1,
-  since both are bounds that later steps improve on. The optimizer forgets those that moved.
+  The i-th worst goes to the i-th best place if that gains over `least`, squared error, and over
+  `ratio` times its worth; below 1, since both are bounds that later steps improve on. The optimizer
+  forgets those that moved.
   """
   height, width, _ = residual.shape
   gaussians: Gaussians = state.params
@@ -162,7 +165,7 @@ def move(state: FitState, residual: Float[Array, 'H W C'], *, most: int, ratio: 
   most = min(most, gaussians.num_gaussians, found.gain.size)
   gain, place = lax.top_k(found.gain, most)
   loss, who = lax.top_k(-worth(gaussians, height, width), most)
-  pays = gain > jnp.maximum(-ratio * loss, _LEAST)
+  pays = gain > jnp.maximum(-ratio * loss, least)
   who = jnp.where(pays, who, gaussians.num_gaussians)  # beyond the last: dropped
 
   def put(old, new):
@@ -194,6 +197,7 @@ class Densifier(NamedTuple):
 @lru_cache
 def matching_pursuit(
   steps: int,
+  least: float = LEAST,
   *,
   first_share: float = 0.1,
   grown: float = 0.4,
@@ -202,7 +206,8 @@ def matching_pursuit(
 ) -> Densifier:
   """Starts with a share of the Gaussians and has them all after `grown` of `steps`; from then on
   `until` that share of them, those that are worth least move to where they are worth more. Fewer
-  steps than it takes to grow start with all."""
+  steps than it takes to grow start with all. Where no place gains `least`, squared error, none is
+  put."""
   rounds = max(round(grown * steps / BLOCK_STEPS), 1)
   # A search finds no two places close together, so all of them take a few.
   share = first_share if until * steps >= _FEWEST_ROUNDS * BLOCK_STEPS else 1.0
@@ -217,14 +222,14 @@ def matching_pursuit(
     count = state.params.num_gaussians
     residual = target - jnp.clip(rasterize(state.params, height, width), 0.0, 1.0)
     most = max(math.ceil((1 - first_share) * count / rounds), 1)
-    return _move_program()(state, residual, most=most, ratio=ratio)
+    return _move_program()(state, residual, jnp.float32(least), most=most, ratio=ratio)
 
   return Densifier(first, between)
 
 
-def none(steps: int) -> Densifier:
+def none(steps: int, least: float = LEAST) -> Densifier:
   """All Gaussians are there from the start and stay who they are."""
-  del steps
+  del steps, least
   return Densifier(lambda num_gaussians: num_gaussians, None)
 
 

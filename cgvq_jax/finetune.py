@@ -14,7 +14,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from cgvq_jax import fit, optimizers
+from cgvq_jax import densify, fit, optimizers
 from cgvq_jax.cluster import canonical, cluster, join, layout, split
 from cgvq_jax.curvature import curvature
 from cgvq_jax.images import to_bytes8
@@ -34,6 +34,13 @@ class Method(NamedTuple):
   position: Quantizer  # rows [x, y], -1..1 from edge to edge of the image
   rotation_scale: Quantizer  # rows [rotation, log s1, log s2]
   color: Quantizer  # rows of C channels
+
+  least = densify.LEAST  # squared error that a Gaussian has to gain
+
+  def num_gaussians(self, num_pixels: int) -> int:
+    """How many to fit where nothing is said: what the papers compare at."""
+    del num_pixels
+    return 10_000
 
   def check(self, channels: int) -> None:
     """Raises ValueError where a quantizer does not take its attribute's rows."""

@@ -32,10 +32,10 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cgvq_jax import cores, dataset, images, study
+from cgvq_jax import classic, cores, dataset, images, report, search, study
 from cgvq_jax.bitstream import container
 from cgvq_jax.codec import PRESETS
-from cgvq_jax.methods import METHODS
+from cgvq_jax.methods import ABLATIONS, METHODS
 from cgvq_jax.recipes import KNOWN, Recipe
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -100,16 +100,22 @@ def job(config: Any) -> dict[str, Any]:
   clusters = _numbers(config, 'num_clusters', 0, container.MAX_CLUSTERS)
   return {
     'points': dataset.grid(
-      _names(config, 'method', METHODS),
+      _names(config, 'method', METHODS | ABLATIONS),
       _numbers(config, 'num_gaussians', 1, container.MAX_GAUSSIANS),
       [number or None for number in clusters],
+      _qualities(config, 'quality'),
     ),
     'settings': dataset.Settings(
       fit=_recipe(config, _number(config, 'fit.steps', 0) or preset.fit_steps, _of_job),
       finetune_steps=_number(config, 'finetune.steps', 0) or preset.finetune_steps,
       order=_name(config, 'order', container.ORDERS),
     ),
-    'with_classic': bool(_value(config, 'classic')),
+    'classic_codecs': [
+      _known('classic', name, classic.CODECS) for name in _listed(_value(config, 'classic'))
+    ],
+    'judged': report.Judged(
+      _value(config, 'baseline') or None, tuple(_listed(_value(config, 'tuned_on')))
+    ),
     'checkpoint_seconds': _seconds(config, 'checkpoint_seconds'),
     'sources': _sources(config),
   }
@@ -205,6 +211,15 @@ def _numbers(config: Any, name: str, low: int, high: int) -> list[int]:
   if not numbers:
     raise ConfigError(f'config.{name}: wanted a number or several, got none')
   return numbers
+
+
+def _qualities(config: Any, name: str) -> list[float]:
+  qualities = _listed(_value(config, name))
+  for quality in qualities:
+    number = isinstance(quality, int | float) and search.LEAST <= quality <= search.MOST
+    if not number:
+      raise ConfigError(f'config.{name}: wanted numbers of 1 to 100, got {quality!r}')
+  return qualities
 
 
 def _seconds(config: Any, name: str) -> float:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
 
 from cgvq_jax import finetune
-from cgvq_jax.quantize import position, scalar, vector
+from cgvq_jax.quantize import graded, position, scalar, vector
 from cgvq_jax.rounding import Rounding
 from cgvq_jax.types import Quantizer
 
@@ -50,20 +55,40 @@ def cgvq_fp16(channels: int = 3) -> finetune.Method:
   return papers_method('cgvq_fp16', 16, 64, channels, _FP16)
 
 
-def cgvq_rd(channels: int = 3, *, precision: int = 62) -> Rounding:
+QUALITY = 50.0  # of `cgvq_rd` where nothing is said
+
+
+def cgvq_rd(channels: int = 3, quality: float = QUALITY) -> Rounding:
   """Ours: every number in steps of its own, by its Gaussian's energy and shape; see `rounding`.
 
-  Colours are told in steps of 2^(2 - precision / 16) over the square root of a Gaussian's area.
+  `quality` is 1 to 100, from about 0.1 to about 2 bits a pixel of a photograph. Colours are told in
+  steps of 2^(2 - precision / 64) over the square root of a Gaussian's area.
   """
   del channels
-  return Rounding('cgvq_rd', precision)
+  return Rounding('cgvq_rd', round(168 + 2 * quality))
 
 
-def precision_of(quality: float) -> int:
-  """The precision of `cgvq_rd` for a quality of 1, where steps are of the size of the colours, to
-  100, where they are 1/16 of that."""
-  return round(30 + 0.64 * quality)
+def _alike(energy: Float[np.ndarray, 'N'], delta: float) -> Int[np.ndarray, 'N']:
+  """The grade of the middle one for all: steps are everyone's."""
+  return np.full(energy.shape, np.median(graded.grades_of(energy, delta)), np.int64)
 
+
+def _plain_axes(colors: Float[np.ndarray, 'N C']) -> Int[np.ndarray, 'C C']:
+  return (127 * np.eye(colors.shape[1])).astype(np.int8)
+
+
+def _without(**lever: Any) -> Callable[..., Rounding]:
+  return lambda channels=3, quality=QUALITY: cgvq_rd(channels, quality)._replace(**lever)
+
+
+# `cgvq_rd` with a lever off each. Their files are as good as any, and named `cgvq_rd`.
+ABLATIONS = {
+  'rd_no_rate': _without(weight=0.0),
+  'rd_no_presence': _without(presence=0.0),
+  'rd_common_steps': _without(grades=_alike),
+  'rd_plain_axes': _without(axes=_plain_axes),
+  'rd_one_turn_each': _without(parts=1),
+}
 
 PAPERS = {'gi': gi, 'cgvq': cgvq, 'gi_fp16': gi_fp16, 'cgvq_fp16': cgvq_fp16}
 METHODS = {**PAPERS, 'cgvq_rd': cgvq_rd}

@@ -90,12 +90,14 @@ def bd_rate(
   psnr_a: Sequence[float],
   rate_b: Sequence[float],
   psnr_b: Sequence[float],
+  between: tuple[float, float] = (0.0, math.inf),
 ) -> float:
   """Mean change of rate from codec b to codec a at equal quality, in percent; negative: a saves.
 
   100 (exp(mean(ln rate_a - ln rate_b)) - 1), the mean over the range of PSNR that both curves
-  cover (Bjontegaard, VCEG-M33), with ln rate as a monotone piecewise cubic function of PSNR instead
-  of one cubic, which overshoots between points that lie far apart.
+  cover and where b's rate is within `between` (Bjontegaard, VCEG-M33), with ln rate as a monotone
+  piecewise cubic function of PSNR instead of one cubic, which overshoots between points that lie
+  far apart.
 
   Raises:
     ValueError: a curve has fewer than 2 points of different PSNR, a rate that is not positive or a
@@ -104,6 +106,8 @@ def bd_rate(
   log_rate_a, log_rate_b = _log_rate('a', rate_a, psnr_a), _log_rate('b', rate_b, psnr_b)
   low = max(log_rate_a.x[0], log_rate_b.x[0])
   high = min(log_rate_a.x[-1], log_rate_b.x[-1])
+  least, most = (_quality_at(log_rate_b, rate) for rate in between)
+  low, high = max(low, least), min(high, most)
   if low >= high:
     ranges = ' and '.join(f'{f.x[0]:.2f}..{f.x[-1]:.2f}' for f in (log_rate_a, log_rate_b))
     raise ValueError(f'wanted curves that overlap in PSNR, got {ranges} dB')
@@ -123,6 +127,15 @@ def rate_at(psnr_wanted: float, rates: Sequence[float], psnrs: Sequence[float]) 
       f'wanted {log_rate.x[0]:.2f}..{log_rate.x[-1]:.2f} dB as measured, got {psnr_wanted:.2f} dB'
     )
   return math.exp(log_rate(psnr_wanted))
+
+
+def _quality_at(log_rate: PchipInterpolator, rate: float) -> float:
+  """Where a curve has a rate, the first place; infinite where it is all above or all below."""
+  wanted = math.log(rate) if rate > 0 else -math.inf
+  if wanted <= np.min(log_rate(log_rate.x)):
+    return -math.inf
+  places = log_rate.solve(wanted, extrapolate=False) if math.isfinite(wanted) else np.array([])
+  return float(places[0]) if places.size else math.inf
 
 
 def _log_rate(name: str, rates: Sequence[float], psnrs: Sequence[float]) -> PchipInterpolator:

@@ -1,13 +1,13 @@
 """What a run achieved: tables, the rate-distortion plot, and a look at one decoded image.
 
 `rows` are the entries of results.json, one for each encoded file:
-  image, method, num_gaussians, num_clusters, fit_steps, finetune_steps, bytes, sections {name:
-  bytes}, bpp, psnr, ssim, ms_ssim, encode_seconds, decode_seconds, device.
+  image, method, setting, num_gaussians, num_clusters, fit_steps, finetune_steps, bytes, sections
+  {name: bytes}, bpp, psnr, ssim, ms_ssim, encode_seconds, decode_seconds, device.
 `classic_rows` are those of `classic.points` on the same images.
 
-A curve is one method at one number of clusters and steps, over the numbers of Gaussians. A point
-of it is the mean rate and the mean PSNR over images, and never made of other images than the point
-it is compared with.
+A curve is one method at one number of clusters and steps, over its settings: numbers of Gaussians,
+or qualities. A point of it is the mean rate and the mean PSNR over images, and never made of other
+images than the point it is compared with.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -34,9 +35,12 @@ from cgvq_jax.types import Gaussians
 
 Rows = Sequence[Mapping[str, Any]]
 
+PLOTS = ('rate_distortion.png', 'rate_ms_ssim.png')
+
 _CURVE = ('method', 'num_clusters', 'fit_steps', 'finetune_steps')
-_POINT = (*_CURVE, 'num_gaussians')
+_POINT = (*_CURVE, 'setting')
 _CLASSIC_POINT = ('method', 'quality')
+_LEVELS = (28.0, 31.0, 34.0, 37.0)  # dB at which rates are told
 _QUALITY = ('bpp', 'PSNR', 'SSIM', 'MS-SSIM')
 _SECONDS = ('encode s', 'decode s')
 _ACCOUNTED = ('GaussianImage', 'CGVQ')  # published rates that count parameters: no file existed
@@ -45,12 +49,28 @@ _MAX_ELLIPSES = 3000
 _ERROR_GAIN = 4
 
 
-def write(workdir: str | os.PathLike[str], rows: Rows, classic_rows: Rows) -> None:
-  """Writes report.md and rate_distortion.png into a folder, which is made if it is missing."""
+class Judged(NamedTuple):
+  """How results are compared."""
+
+  baseline: str | None = None  # the method that the others are held against beside the classic ones
+  tuned_on: tuple[str, ...] = ()  # images that the codec was tuned on: told apart from the others
+  # bpp of a classic codec within which BD-rates against it are taken
+  between: tuple[float, float] = (0.2, 1.5)
+
+
+ALONE = Judged()
+
+
+def write(
+  workdir: str | os.PathLike[str], rows: Rows, classic_rows: Rows, judged: Judged = ALONE
+) -> None:
+  """Writes report.md and the PLOTS into a folder, which is made if it is missing."""
   workdir = Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
-  text = markdown(rows, classic_rows) + '\n![rate and distortion](rate_distortion.png)\n'
-  plot(rows, classic_rows, workdir / 'rate_distortion.png')
+  text = markdown(rows, classic_rows, judged)
+  for quality, name in zip(_AXES, PLOTS, strict=True):
+    plot(rows, classic_rows, workdir / name, quality)
+    text += f'\n![rate and {quality}]({name})\n'
   images.write_atomically(workdir / 'report.md', text.encode())
 
 
@@ -59,10 +79,9 @@ def write_json(path: str | os.PathLike[str], rows: Rows) -> None:
   images.write_atomically(path, (json.dumps([*rows], indent=1) + '\n').encode())
 
 
-def markdown(rows: Rows, classic_rows: Rows, baseline: str = 'gi') -> str:
-  """The tables of a run: means, bytes by section, BD-rates, classic codecs, each image.
-
-  BD-rates are against JPEG and against the first curve of the method `baseline`.
+def markdown(rows: Rows, classic_rows: Rows, judged: Judged = ALONE) -> str:
+  """The tables of a run: means, rates at equal PSNR, BD-rates, bytes by section, classic codecs,
+  each image.
 
   Raises:
     ValueError: there are no rows, or two rows of one image at the same point.
@@ -70,16 +89,21 @@ def markdown(rows: Rows, classic_rows: Rows, baseline: str = 'gi') -> str:
   _check(rows, classic_rows)
   devices = ', '.join(sorted({row['device'] for row in rows}))
   count = len(_images(rows))
+  low, high = judged.between
   parts = [
     '# Results',
     f'{count} image{"s" * (count > 1)}, encoded on {devices}. A rate is 8 x bytes of the file / '
     'pixels; PSNR (dB), SSIM and MS-SSIM are of decoded 8-bit pixels; steps are fit + fine-tune.',
     '## Means over images',
     _means_table(rows, classic_rows),
+    '## Rates at equal PSNR, bpp of the mean curves',
+    _levels_table(rows, classic_rows, judged),
+    '## BD-rate: change of rate at equal PSNR, negative is better',
+    f'Against the classic codecs where these take {low:g} to {high:g} bpp. Of the mean curves, and'
+    " as the mean of the images' own.",
+    _bd_rate_table(rows, classic_rows, judged),
     '## Mean bytes by section of the file',
     _sections_table(rows),
-    '## BD-rate: change of rate at equal PSNR, negative is better',
-    _bd_rate_table(rows, classic_rows, baseline),
     '## Each image',
     _image_table(rows),
   ]
@@ -88,10 +112,13 @@ def markdown(rows: Rows, classic_rows: Rows, baseline: str = 'gi') -> str:
   return '\n\n'.join(parts) + '\n'
 
 
-def plot(rows: Rows, classic_rows: Rows, path: str | os.PathLike[str]) -> None:
+def plot(
+  rows: Rows, classic_rows: Rows, path: str | os.PathLike[str], quality: str = 'psnr'
+) -> None:
   """Rate-distortion plot: these rows, the classic codecs on the same images, published curves.
 
-  A point that lacks one of its curve's images is left out.
+  `quality` is psnr, or ms_ssim, which is drawn as -10 log10(1 - MS-SSIM) and has nothing published
+  beside it. A point that lacks one of its curve's images is left out.
 
   Raises:
     ValueError: as `markdown`.
@@ -101,19 +128,19 @@ def plot(rows: Rows, classic_rows: Rows, path: str | os.PathLike[str]) -> None:
   axes = figure.add_axes((0.06, 0.08, 0.64, 0.89))
   ours, classic = [], []
   for index, (name, curve) in enumerate(_curves(rows).items()):
-    rates, psnrs = _mean_curve(curve, _POINT, _images(curve))
-    ours += axes.plot(rates, psnrs, f'C{index % 10}-o', ms=6, lw=2.2, label=name, zorder=5)
-  for codec, color in (('JPEG', 'black'), ('WebP', 'dimgray')):
-    curve = [row for row in classic_rows if row['method'] == codec]
-    rates, psnrs = _mean_curve(curve, _CLASSIC_POINT, _images(rows) & _images(curve))
-    if rates:
-      classic += axes.plot(rates, psnrs, color=color, marker='s', ms=3.5, lw=1.6, label=codec)
-  _frame(axes, [*ours, *classic])
+    points = _mean_curve(curve, _POINT, _images(curve), quality)
+    ours += axes.plot(points[0], points[1], f'C{index % 10}-o', ms=6, lw=2.2, label=name, zorder=5)
+  for index, (codec, curve) in enumerate(_codecs(classic_rows).items()):
+    points = _mean_curve(curve, _CLASSIC_POINT, _images(rows) & _images(curve), quality)
+    if points[0]:
+      style: dict[str, Any] = {'color': f'{0.65 * index / 4:g}', 'marker': 'sDv^'[index % 4]}
+      classic += axes.plot(*points, ms=3.5, lw=1.6, label=codec, **style)
+  _frame(axes, [*ours, *classic], quality)
   for line in (*ours, *classic):
     if len(line.get_xydata()):
       place = {'xytext': (7, -3), 'textcoords': 'offset points', 'annotation_clip': True}
       axes.annotate(line.get_label(), line.get_xydata()[-1], color=line.get_color(), **place)
-  coded, accounted = _draw_published(axes)
+  coded, accounted = _draw_published(axes) if quality == 'psnr' else ([], [])
   count = len(_images(rows))
   groups = {
     f'this run, {count} image{"s" * (count > 1)}': ours,
@@ -203,18 +230,42 @@ def _curves(rows: Rows) -> dict[str, Rows]:
   return named
 
 
+def _codecs(classic_rows: Rows) -> dict[str, Rows]:
+  groups = _grouped(classic_rows, ('method',))
+  return {name: members for (name,), members in groups.items()}
+
+
 def _mean(rows: Rows, key: str) -> float:
   return float(np.mean([row[key] for row in rows]))
 
 
 def _mean_curve(
-  rows: Rows, keys: Sequence[str], among: set[str]
+  rows: Rows, keys: Sequence[str], among: set[str], quality: str = 'psnr'
 ) -> tuple[list[float], list[float]]:
-  """Rates and PSNRs of the points that have all these images, in order of rate."""
+  """Rates and qualities of the points that have all these images, in order of rate."""
   points = _grouped([row for row in rows if row['image'] in among], keys).values()
-  pairs = [(_mean(p, 'bpp'), _mean(p, 'psnr')) for p in points if _images(p) == among]
+  pairs = [(_mean(p, 'bpp'), _AXES[quality].of(p)) for p in points if _images(p) == among]
   pairs = sorted(pair for pair in pairs if np.isfinite(pair[1]))
-  return [rate for rate, _ in pairs], [psnr for _, psnr in pairs]
+  return [rate for rate, _ in pairs], [value for _, value in pairs]
+
+
+def _decibels_of_ms_ssim(rows: Rows) -> float:
+  lost = 1 - _mean(rows, 'ms_ssim')
+  return -10 * math.log10(lost) if lost > 0 else math.inf
+
+
+class _Axis(NamedTuple):
+  """A quality: of a point, its name, and the range that is always shown."""
+
+  of: Callable[[Rows], float]
+  label: str
+  usual: tuple[float, float]
+
+
+_AXES = {
+  'psnr': _Axis(lambda rows: _mean(rows, 'psnr'), 'PSNR, dB', (24, 40)),
+  'ms_ssim': _Axis(_decibels_of_ms_ssim, '-10 log10(1 - MS-SSIM), dB', (8, 22)),
+}
 
 
 def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -229,7 +280,8 @@ def _means_table(rows: Rows, classic_rows: Rows) -> str:
     lines.append(
       [
         first['method'],
-        str(first['num_gaussians']),
+        first['setting'],
+        f'{_mean(members, "num_gaussians"):.0f}',
         str(first['num_clusters']),
         f'{first["fit_steps"]}+{first["finetune_steps"]}',
         str(len(members)),
@@ -240,7 +292,7 @@ def _means_table(rows: Rows, classic_rows: Rows) -> str:
         _jpeg_rate(members, classic_rows),
       ]
     )
-  header = ('method', 'N', 'K', 'steps', 'images', *_QUALITY, 'bytes', *_SECONDS)
+  header = ('method', 'setting', 'N', 'K', 'steps', 'images', *_QUALITY, 'bytes', *_SECONDS)
   return _table([*header, 'JPEG bpp at this PSNR'], lines)
 
 
@@ -268,58 +320,104 @@ def _jpeg_rate(point: Rows, classic_rows: Rows) -> str:
 def _sections_table(rows: Rows) -> str:
   names = list(dict.fromkeys(name for row in rows for name in row['sections']))
   lines = []
-  for (method, clusters, *_, gaussians), members in _grouped(rows, _POINT).items():
+  for (method, clusters, *_, setting), members in _grouped(rows, _POINT).items():
     sizes = [np.mean([row['sections'].get(name, 0) for row in members]) for name in names]
     cells = [f'{size:.0f}' for size in (*sizes, _mean(members, 'bytes'))]
-    lines.append([method, str(gaussians), str(clusters), *cells])
-  return _table(['method', 'N', 'K', *names, 'whole file'], lines)
+    lines.append([method, setting, str(clusters), *cells])
+  return _table(['method', 'setting', 'K', *names, 'whole file'], lines)
 
 
-def _bd_rate_table(rows: Rows, classic_rows: Rows, baseline: str) -> str:
-  curves = _curves(rows)
-  jpeg = [row for row in classic_rows if row['method'] == 'JPEG']
-  names = [name for name, curve in curves.items() if curve[0]['method'] == baseline]
-  base = curves[names[0]] if names else []
+def _parts(rows: Rows, judged: Judged) -> dict[str, set[str]]:
+  """The images, and apart those that the codec was tuned on and those that it was not."""
+  every = _images(rows)
+  tuned = every & set(judged.tuned_on)
+  parts = {f'all {len(every)}': every}
+  if tuned and tuned != every:
+    others = every - tuned
+    parts |= {f'{len(tuned)} tuned on': tuned, f'{len(others)} others': others}
+  return parts
+
+
+def _levels_table(rows: Rows, classic_rows: Rows, judged: Judged) -> str:
   lines = []
-  for name, curve in curves.items():
-    against_base = _bd_rate(curve, base, _POINT)
-    lines.append([name, against_base, _bd_rate(curve, jpeg, _CLASSIC_POINT)])
-  return _table(['curve', f'against {names[0] if names else baseline}', 'against JPEG'], lines)
+  named = [(name, curve, _POINT) for name, curve in _curves(rows).items()]
+  named += [(name, curve, _CLASSIC_POINT) for name, curve in _codecs(classic_rows).items()]
+  for part, among in _parts(rows, judged).items():
+    for name, curve, keys in named:
+      if among <= _images(curve):
+        points = _mean_curve(curve, keys, among)
+        lines.append([name, part, *(_rate_at(level, *points) for level in _LEVELS)])
+  return _table(('curve', 'images', *(f'{level:g} dB' for level in _LEVELS)), lines)
 
 
-def _bd_rate(curve: Rows, anchor: Rows, anchor_keys: Sequence[str]) -> str:
-  """The BD-rate over the images that both have, or the reason why there is none."""
+def _rate_at(level: float, rates: Sequence[float], psnrs: Sequence[float]) -> str:
+  try:
+    return f'{metrics.rate_at(level, rates, psnrs):.4f}'
+  except ValueError:  # not measured there
+    return '-'
+
+
+def _bd_rate_table(rows: Rows, classic_rows: Rows, judged: Judged) -> str:
+  curves, lines = _curves(rows), []
+  base = [name for name, curve in curves.items() if curve[0]['method'] == judged.baseline][:1]
+  for part, among in _parts(rows, judged).items():
+    for name, curve in curves.items():
+      ours = [row for row in curve if row['image'] in among]
+      cells = [_bd_rate(ours, curves[other], _POINT, (0.0, math.inf)) for other in base]
+      for theirs in _codecs(classic_rows).values():
+        both = [_bd_rate(ours, theirs, _CLASSIC_POINT, judged.between, each) for each in (0, 1)]
+        cells.append(both[0] if both[0].startswith('none') else ', '.join(both))
+      lines.append([name, part, *cells])
+  against = [f'against {name}' for name in (*base, *_codecs(classic_rows))]
+  return _table(('curve', 'images', *against), lines)
+
+
+def _bd_rate(
+  curve: Rows,
+  anchor: Rows,
+  anchor_keys: Sequence[str],
+  between: tuple[float, float],
+  each: int = 0,
+) -> str:
+  """The BD-rate over the images that both have, or the reason why there is none.
+
+  Of the mean curves, or the mean of each image's.
+  """
   among = _images(curve) & _images(anchor)
   if not among:
     return 'none: no image in common' if anchor else 'none: not measured'
-  ours = _mean_curve(curve, _POINT, among)
-  theirs = _mean_curve(anchor, anchor_keys, among)
-  if min(len(set(psnrs)) for _, psnrs in (ours, theirs)) < 2:
-    return 'none: one point is no curve'
-  try:
-    return f'{metrics.bd_rate(*ours, *theirs):+.1f} %'
-  except ValueError as error:
-    return f'none: {error}'
+  groups = [{image} for image in sorted(among)] if each else [among]
+  changes = []
+  for group in groups:
+    ours, theirs = _mean_curve(curve, _POINT, group), _mean_curve(anchor, anchor_keys, group)
+    if min(len(set(psnrs)) for _, psnrs in (ours, theirs)) < 2:
+      return 'none: one point is no curve'
+    try:
+      changes.append(metrics.bd_rate(*ours, *theirs, between))
+    except ValueError as error:
+      return f'none: {error}'
+  return f'{np.mean(changes):+.1f} %'
 
 
 def _classic_table(classic_rows: Rows) -> str:
   lines = [
     [str(method), str(quality), str(len(members)), *_quality_cells(members)]
+    + [f'{_mean(members, f"{name}_seconds"):.3g}' for name in ('encode', 'decode')]
     for (method, quality), members in _grouped(classic_rows, _CLASSIC_POINT).items()
   ]
-  return _table(('codec', 'quality', 'images', *_QUALITY), lines)
+  return _table(('codec', 'quality', 'images', *_QUALITY, *_SECONDS), lines)
 
 
 def _image_table(rows: Rows) -> str:
   lines = []
   for row in sorted(rows, key=lambda row: row['image']):
-    numbers = (row['num_gaussians'], row['num_clusters'], row['bytes'])
+    numbers = (row['setting'], row['num_gaussians'], row['num_clusters'], row['bytes'])
     seconds = (row['encode_seconds'], row['decode_seconds'])
     lines.append(
       [row['image'], row['method'], *map(str, numbers), *_quality_cells([row])]
       + [f'{value:.3g}' for value in seconds]
     )
-  return _table(('image', 'method', 'N', 'K', 'bytes', *_QUALITY, *_SECONDS), lines)
+  return _table(('image', 'method', 'setting', 'N', 'K', 'bytes', *_QUALITY, *_SECONDS), lines)
 
 
 def _draw_published(axes: Axes) -> tuple[list[Line2D], list[Line2D]]:
@@ -341,13 +439,14 @@ def _draw_published(axes: Axes) -> tuple[list[Line2D], list[Line2D]]:
   return lines
 
 
-def _frame(axes: Axes, measured: Sequence[Line2D]) -> None:
+def _frame(axes: Axes, measured: Sequence[Line2D], quality: str) -> None:
   """Limits that hold every measured point, and at least the usual range."""
   rates = np.concatenate([np.asarray(line.get_xdata(), float) for line in measured])
-  psnrs = np.concatenate([np.asarray(line.get_ydata(), float) for line in measured])
-  axes.set(xscale='log', xlabel='bits per pixel', ylabel='PSNR, dB')
+  values = np.concatenate([np.asarray(line.get_ydata(), float) for line in measured])
+  _, label, (low, high) = _AXES[quality]
+  axes.set(xscale='log', xlabel='bits per pixel', ylabel=label)
   axes.set_xlim(min([0.1, *(rates / 1.1)]), max([3, *(rates * 1.3)]))  # room for names
-  axes.set_ylim(min([24, *(psnrs - 0.5)]), max([40, *(psnrs + 0.5)]))
+  axes.set_ylim(min([low, *(values - 0.5)]), max([high, *(values + 0.5)]))
   ticks = [tick for tick in _RATE_TICKS if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
   axes.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
   axes.set_xticks([], minor=True)

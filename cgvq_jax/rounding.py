@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from cgvq_jax import densify, fit, optimizers
 from cgvq_jax.bitstream import graded as stream
@@ -29,24 +29,44 @@ from cgvq_jax.quantize.graded import Graded
 from cgvq_jax.types import Gaussians, Telling
 
 ORDER = ('log_scale', 'rotation', 'mean_xy', 'color')
-PARTS = 8  # turns of an attribute
-TURNS = len(ORDER) * PARTS
 
-# Two fifths of the fit's, in each Gaussian's own frame, and they do not decay: the last turn rounds
-# as much as the first.
-RATES = optimizers.rates(mean_xy=0.04, log_scale=0.02, rotation=0.02, color=0.002)
+# A fifth of the fit's, in each Gaussian's own frame, and they do not decay: the last turn rounds as
+# much as the first.
+RATES = optimizers.rates(mean_xy=0.02, log_scale=0.01, rotation=0.01, color=0.001)
 # Of all steps, for those that thin the Gaussians out before the first is rounded.
-_THINNING = 0.4
+_THINNING = 0.7
+# What it takes to tell that a Gaussian is there at all: its place, its grade, its share of the
+# tables. In units of the rate of its numbers, of which ln 2 are 3 bits: 13 bits.
+_PRESENCE = 3.0
+# Gaussians to start from: pixels for each at a precision, and twice as many for every _OCTAVE of
+# precision, the same for every picture. That is 2 or 3 times as many as will be left; those that
+# are too many show where the others are best.
+_PIXELS_EACH, _PRECISION, _OCTAVE = 40, 256, 80
 
 
 class Rounding(NamedTuple):
   """A method: how fitted Gaussians become `Graded` integers."""
 
   name: str
-  precision: int  # delta = 2^(2 - precision / 16)
+  precision: int  # delta = 2^(2 - precision / 64)
   weight: float = 1.5  # of the rate while Gaussians are thinned out, over the slope of rounding
+  presence: float = _PRESENCE
+  parts: int = 8  # turns of an attribute
+  # What may be another: how energies become grades, and the axes that colours are told along.
+  grades: Callable[[Float[np.ndarray, 'N'], float], Int[np.ndarray, 'N']] = graded.grades_of
+  axes: Callable[[Float[np.ndarray, 'N C']], Int[np.ndarray, 'C C']] = graded.color_axes
 
   num_clusters = 1  # Gaussians are told by their grades; there are no codebooks to share
+
+  @property
+  def least(self) -> float:
+    """Squared error that a Gaussian has to gain: the energy below which none is kept."""
+    return graded.delta_of(self.precision) ** 2
+
+  def num_gaussians(self, num_pixels: int) -> int:
+    """How many to fit; thinning leaves a half or a third of them, by what the picture needs."""
+    octaves = (self.precision - _PRECISION) / _OCTAVE
+    return max(round(num_pixels / _PIXELS_EACH * 2**octaves), 1)
 
   def check(self, channels: int) -> None:
     """Any number of channels can be told."""
@@ -91,21 +111,24 @@ def energies(gaussians: Gaussians) -> Float[Array, 'N']:
 
 
 @lru_cache
-def with_rate(delta: float, weight: float, samples: int) -> fit.ForwardFn:
+def with_rate(delta: float, weight: float, presence: float, samples: int) -> fit.ForwardFn:
   """The forward function of a fit that also pays for what its Gaussians will take to tell.
 
-  All of a Gaussian's numbers together take about 3 log2(1 + E / delta^2) bits. At the slope of
-  rounding in steps of delta, 2 ln 2 delta^2 / 12 of squared error a bit, that is
+  All of a Gaussian's numbers together take about 3 log2(1 + x) bits, x = E / delta^2, and 3 / ln 2
+  times `presence` more where it is there at all. At the slope of rounding in steps of delta,
+  2 ln 2 delta^2 / 12 of squared error a bit, that is
 
-      penalty = weight / samples * sum_i delta^2 / 2 ln(1 + E_i / delta^2)
+      penalty = weight / samples * sum_i delta^2 / 2 (ln(1 + x_i) + presence (1 - exp(-x_i)))
 
-  in units of the mean squared error of `samples` pixels times channels.
+  in units of the mean squared error of `samples` pixels times channels. What is below delta^2 is
+  pulled to nothing, what is above hardly feels that it is there.
   """
 
   def forward(params: Gaussians, carry: Any, context: Any) -> fit.Forward:
     del context
-    bits = jnp.sum(jnp.log1p(energies(params) / delta**2))
-    return fit.Forward(params, carry, weight * delta**2 / 2 / samples * bits)
+    x = energies(params) / delta**2
+    rate = jnp.sum(jnp.log1p(x) - presence * jnp.expm1(-x))
+    return fit.Forward(params, carry, weight * delta**2 / 2 / samples * rate)
 
   return forward
 
@@ -144,10 +167,19 @@ def initial_state(gaussians: Gaussians, optimizer: optax.GradientTransformation)
   return fit.initial_state(gaussians, told, optimizer)
 
 
-def schedule(steps: int) -> tuple[int, int]:
-  """Steps that thin out, and steps between two turns: `steps` in all, or a few more or less."""
-  between = max(round((1 - _THINNING) * steps / (TURNS - 1)), 1)
-  return max(steps - between * (TURNS - 1), 0), between
+class Schedule(NamedTuple):
+  """How many steps, in their order."""
+
+  thinning: int
+  between: int  # two turns
+  turns: int
+
+
+def schedule(steps: int, parts: int) -> Schedule:
+  """`steps` in all, or a few more or less."""
+  turns = parts * len(ORDER)
+  between = max(round((1 - _THINNING) * steps / (turns - 1)), 1)
+  return Schedule(max(steps - between * (turns - 1), 0), between, turns)
 
 
 def run(
@@ -166,21 +198,22 @@ def run(
   Raises FitError as `fit.run`.
   """
   delta = graded.delta_of(method.precision)
-  thinning, between = schedule(steps)
+  thinning, between, turns = schedule(steps, method.parts)
 
   def fitted(state: fit.FitState, steps: int, forward: fit.ForwardFn) -> fit.FitState:
     options: dict[str, Any] = {'optimizer': optimizer, 'loss': loss, 'on_block': on_block}
     return fit.run(state, target, steps=steps, forward=forward, **options)
 
   if int(state.step) < thinning:
-    state = fitted(state, thinning, with_rate(delta, method.weight, target.size))
-  while (turn := (int(state.step) - thinning) // between) < TURNS - 1:
-    state = _rounded(state, key, turn, delta, target.shape[:2])
+    paying = with_rate(delta, method.weight, method.presence, target.size)
+    state = fitted(state, thinning, paying)
+  while (turn := (int(state.step) - thinning) // between) < turns - 1:
+    state = rounded(state, key, turn, method, target.shape[:2])
     state = fitted(state, thinning + (turn + 1) * between, forward)
-  return _rounded(state, key, TURNS - 1, delta, target.shape[:2])
+  return rounded(state, key, turns - 1, method, target.shape[:2])
 
 
-def _graded(state: fit.FitState, delta: float) -> fit.FitState:
+def _graded(state: fit.FitState, method: Rounding, delta: float) -> fit.FitState:
   """Chooses grades and colour axes, and lets those of too little energy go."""
   gaussians = canonical(state.params)
   energy = np.asarray(energies(gaussians))
@@ -199,21 +232,34 @@ def _graded(state: fit.FitState, delta: float) -> fit.FitState:
     done=jax.tree.map(lambda leaf: each(away, leaf), gaussians),
     value=nowhere,
     kept=jnp.asarray(kept),
-    grade=jnp.asarray(graded.grades_of(energy, delta), jnp.int32),
-    axes=jnp.asarray(graded.color_axes(e[kept])),
+    grade=jnp.asarray(_grades(method, energy, kept, delta), jnp.int32),
+    axes=jnp.asarray(method.axes(e[kept])),
   )
   return replace(state, params=gaussians, carry=told)
 
 
-def _rounded(state: fit.FitState, key, turn: int, delta: float, sizes) -> fit.FitState:
-  """Rounds the part of the attribute whose turn it is; nothing where that was done."""
+def _grades(method: Rounding, energy: np.ndarray, kept: np.ndarray, delta: float) -> np.ndarray:
+  grades = np.zeros(energy.shape, np.int64)
+  grades[kept] = method.grades(energy[kept], delta)
+  return grades
+
+
+def rounded(
+  state: fit.FitState, key: PRNGKeyArray, turn: int, method: Rounding, sizes: tuple[int, ...]
+) -> fit.FitState:
+  """Rounds the part of the attribute whose turn it is; nothing where that was done.
+
+  `sizes` are the picture's height and width.
+  """
+  delta = graded.delta_of(method.precision)
   if turn == 0 and not np.any(state.carry.done.log_scale):
-    state = _graded(state, delta)
+    state = _graded(state, method, delta)
   told: Told = state.carry
-  part, name = turn % PARTS, ORDER[turn // PARTS]
-  order = jax.random.permutation(jax.random.fold_in(key, turn // PARTS), told.grade.size)
+  which, part = divmod(turn, method.parts)
+  name = ORDER[which]
+  order = jax.random.permutation(jax.random.fold_in(key, which), told.grade.size)
   mine = np.zeros(told.grade.size, bool)
-  mine[np.array_split(np.asarray(order), PARTS)[part]] = True
+  mine[np.array_split(np.asarray(order), method.parts)[part]] = True
   free, kept = jax.tree.map(np.asarray, state.params), np.asarray(told.kept)
   if name == 'mean_xy' and not np.any(told.size):
     low, size = np.zeros((kept.size, 2), np.int32), np.ones((kept.size, 2), np.int32)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-_SIX = ('kodim03', 'kodim05', 'kodim08', 'kodim13', 'kodim15', 'kodim20')
+from configs import kodak
 
 # GaussianImage's released code.
 PAPERS = {'initializer': 'random', 'densifier': 'none', 'optimizer': 'papers_adan', 'loss': 'l2'}
@@ -43,6 +43,6 @@ def get_config() -> ConfigDict:
 
   config.data = ConfigDict()
   config.data.root = ''  # a folder of images; empty: Kodak
-  config.data.images = _SIX  # names without extension; empty: all
-  config.tuned_on = _SIX  # told apart from the others
+  config.data.images = kodak.TUNED_ON  # names without extension; empty: all
+  config.tuned_on = kodak.TUNED_ON  # told apart from the others
   return config

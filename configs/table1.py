@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
       'num_gaussians': (20_000,),
       'num_clusters': (1, 4, 8, 16),
       'data.images': ('kodim15', 'kodim05'),
-      'classic': False,
+      'classic': (),
     }
   )
   return config

@@ -90,8 +90,8 @@ def test_options_reach_the_codec(encoded, folder, tmp_path, monkeypatch, capsys)
   monkeypatch.setattr(cli.codec, 'encode', encode)
   paths = [str(folder / 'photo.png'), str(tmp_path / 'x.cgvq')]
   assert cli.main(['encode', *paths, '--steps', '7', '--quiet']) == 0
-  wanted = {'num_gaussians': 10_000, 'num_clusters': None, 'seed': 0}
-  assert seen.pop() == ('cgvq', {**wanted, 'fit_steps': 7, 'finetune_steps': 3})
+  wanted = {'num_gaussians': None, 'num_clusters': None, 'seed': 0}
+  assert seen.pop() == ('cgvq_rd', {**wanted, 'fit_steps': 7, 'finetune_steps': 7})
   assert capsys.readouterr() == ('', '')
   options = (
     '--method gi --num_gaussians 5 --num_clusters 2 --fit_steps 1 --finetune_steps 9 --seed 4'
@@ -111,9 +111,8 @@ def test_quality_is_precision(encoded, folder, tmp_path, monkeypatch):
   monkeypatch.setattr(cli.codec, 'encode', encode)
   paths = [str(folder / 'photo.png'), str(tmp_path / 'x.cgvq')]
   for quality in ('1', '50', '100'):
-    options = ['--method', 'cgvq_rd', '--quality', quality, '--quiet']
-    assert cli.main(['encode', *paths, *options]) == 0
-  assert seen == [31, 62, 94]
+    assert cli.main(['encode', *paths, '--quality', quality, '--quiet']) == 0
+  assert seen == [170, 268, 368]
 
 
 @pytest.mark.parametrize(

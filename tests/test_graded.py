@@ -233,8 +233,8 @@ def test_what_does_not_fit_is_named():
     container.write(symbols._replace(rotation=symbols.rotation + 5000))
   with pytest.raises(container.ContainerError, match='boxes: wanted those'):
     container.write(symbols._replace(low=symbols.low + 1))
-  with pytest.raises(container.ContainerError, match=r'precision: wanted 0\.\.255'):
-    container.write(symbols._replace(precision=256))
+  with pytest.raises(container.ContainerError, match=r'precision: wanted 0\.\.1023'):
+    container.write(symbols._replace(precision=1024))
   with pytest.raises(ValueError, match='cell: wanted 0'):
     graded.dequantize(symbols._replace(cell=symbols.cell + 9999))
   with pytest.raises(ValueError, match='color axes'):

@@ -15,8 +15,9 @@ from cgvq_jax.rasterize.api import rasterize
 from cgvq_jax.types import Telling
 
 IMAGE = scenes.photograph(64, 96)
-COUNT, FIT_STEPS, STEPS, PRECISION = 300, 300, 120, 78
-METHOD = methods.cgvq_rd(precision=PRECISION)
+COUNT, FIT_STEPS, STEPS, PRECISION = 300, 300, 200, 312
+METHOD = methods.cgvq_rd()._replace(precision=PRECISION)
+TURNS = METHOD.parts * len(rounding.ORDER)
 
 
 @pytest.fixture(scope='module')
@@ -53,12 +54,11 @@ def test_refitting_makes_up_for_much_of_the_rounding(fitted, done):
   """Against the same numbers of the same Gaussians rounded all at once."""
   unpaid = METHOD._replace(weight=0.0)
   symbols, blocks = told(fitted, unpaid, steps=400)
-  thinning, _ = rounding.schedule(400)
+  thinning = rounding.schedule(400, unpaid.parts).thinning
   (start,) = [state for state, progress in blocks if progress.step == thinning]
   at_once = start
-  for turn in range(rounding.TURNS):
-    key, delta = jax.random.key(1), graded.delta_of(unpaid.precision)
-    at_once = rounding._rounded(at_once, key, turn, delta, IMAGE.shape[:2])
+  for turn in range(TURNS):
+    at_once = rounding.rounded(at_once, jax.random.key(1), turn, unpaid, IMAGE.shape[:2])
   plain = rounding.freeze(at_once, unpaid, *IMAGE.shape[:2])
   free = psnr_of(start.params)
   lost, lost_at_once = (free - psnr_of(graded.dequantize(s)) for s in (symbols, plain))
@@ -69,9 +69,7 @@ def test_a_file_shows_what_was_fitted(done):
   symbols, blocks = done
   decoded = codec.decode(container.write(symbols))
   last = blocks[-1][0]
-  whole = rounding._rounded(
-    last, jax.random.key(1), rounding.TURNS - 1, graded.delta_of(PRECISION), IMAGE.shape[:2]
-  )
+  whole = rounding.rounded(last, jax.random.key(1), TURNS - 1, METHOD, IMAGE.shape[:2])
   fitted = rounding.forward(whole.params, whole.carry, None).gaussians
   height, width, _ = IMAGE.shape
   np.testing.assert_allclose(
@@ -87,7 +85,7 @@ def test_thinning_drops_what_is_not_worth_its_bits(fitted, done):
 
 
 def test_precision_is_quality(fitted, done):
-  finer, _ = told(fitted, METHOD._replace(precision=94))
+  finer, _ = told(fitted, METHOD._replace(precision=376))
   assert len(container.write(finer)) > len(container.write(done[0]))
   assert psnr_of(graded.dequantize(finer)) > psnr_of(graded.dequantize(done[0])) + 0.5
 
@@ -128,7 +126,7 @@ def test_small_pictures_of_any_channels(shape, count):
 def test_the_rate_is_paid_at_the_slope_of_rounding(fitted):
   """An octave of every Gaussian's energy costs about 3 bits each, delta^2 / 12 2 ln 2 a bit."""
   delta, samples = 1e-3, IMAGE.size
-  pay = rounding.with_rate(delta, 1.0, samples)
+  pay = rounding.with_rate(delta, 1.0, 0.0, samples)
   louder = fitted.replace(color=fitted.color * np.sqrt(2))
   penalties = [float(pay(g, (), None).penalty) for g in (fitted, louder)]
   bits = 3 * fitted.num_gaussians
@@ -137,7 +135,7 @@ def test_the_rate_is_paid_at_the_slope_of_rounding(fitted):
 
 
 def test_no_rate_is_a_free_fit(fitted):
-  forward = rounding.with_rate(0.1, 0.0, IMAGE.size)
+  forward = rounding.with_rate(0.1, 0.0, 3.0, IMAGE.size)
   assert float(forward(fitted, (), None).penalty) == 0.0
   assert forward(fitted, (), None).gaussians is fitted
   assert fit.free(fitted, (), None).gaussians is fitted

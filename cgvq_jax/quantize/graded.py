@@ -32,7 +32,7 @@ from cgvq_jax.types import Gaussians
 
 OCTAVE = 1024  # log scales are told in whole 1/1024 octaves
 GRADES = 32  # 0..31: energies of delta^2 to 2^31 delta^2
-MAX_PRECISION = 255
+MAX_PRECISION = 1023
 MAX_TURNS = 4096  # values of a rotation
 MAX_CELLS = 4096  # values of a mean along a side of its box
 UNIT = 16  # boxes are told in 1/16 px
@@ -48,7 +48,7 @@ class Graded(NamedTuple):
   width: int  # px
   channels: int
   method: str
-  precision: int  # delta = 2^(2 - precision / 16)
+  precision: int  # delta = 2^(2 - precision / 64)
   axes: np.ndarray  # [C, C] int8, rows of the colours' axes in 1/127: see `color_axes`
   grade: np.ndarray  # [N] 0..GRADES-1
   log_scale: np.ndarray  # [N, 2] in the grade's steps, the longer axis first
@@ -61,7 +61,7 @@ class Graded(NamedTuple):
 
 def delta_of(precision: int) -> float:
   """The step of e, colour times px."""
-  return 2.0 ** (2 - precision / 16)
+  return 2.0 ** (2 - precision / 64)
 
 
 def grades_of(energy: Float[np.ndarray, 'N'], delta: float) -> Int[np.ndarray, 'N']:
