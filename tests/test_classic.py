@@ -1,4 +1,4 @@
-"""JPEG and WebP as real files."""
+"""Other codecs as real files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ def _pixels(channels, height=48, width=64):
   return np.clip(np.stack(waves, -1) + noise, 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize('codec', ['JPEG', 'WebP'])
+@pytest.mark.parametrize('codec', classic.CODECS)
 @pytest.mark.parametrize('channels', [1, 3])
 def test_points_are_measured_on_real_files(codec, channels):
   pixels = _pixels(channels)
-  rows = classic.points(pixels, codec, 'waves', qualities=(10, 50, 95))
-  assert [row['quality'] for row in rows] == [10, 50, 95]
+  qualities = classic.CODECS[codec].qualities[1::4]
+  rows = classic.points(pixels, codec, 'waves', qualities=qualities)
+  assert [row['quality'] for row in rows] == [*qualities]
   for row in rows:
     assert row['image'] == 'waves' and row['method'] == codec
     assert row['bpp'] == metrics.bpp(row['bytes'], 48, 64)
@@ -33,6 +34,14 @@ def test_points_are_measured_on_real_files(codec, channels):
     values = [row[key] for row in rows]
     assert values == sorted(values) and values[0] < values[-1]
   assert 20 < rows[0]['psnr'] < rows[2]['psnr'] < 50
+
+
+def test_every_quality_is_another_file():
+  pixels = _pixels(3)
+  for codec, known in classic.CODECS.items():
+    rows = classic.points(pixels, codec)
+    assert [row['quality'] for row in rows] == [*known.qualities]
+    assert len({row['bytes'] for row in rows}) > len(rows) / 2
 
 
 def test_alpha_is_kept_by_webp_and_left_out_by_jpeg():
@@ -51,7 +60,7 @@ def test_side_beyond_the_format_has_no_points():
 
 
 def test_unknown_codec():
-  with pytest.raises(ValueError, match="wanted one of JPEG, WebP, got 'PNG'"):
+  with pytest.raises(ValueError, match="wanted one of JPEG, WebP, AVIF, JPEG 2000, got 'PNG'"):
     classic.points(_pixels(3), 'PNG')
 
 

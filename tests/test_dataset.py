@@ -17,14 +17,20 @@ from cgvq_jax.bitstream import container
 
 # fmt: off
 FIELDS = [
-  'image', 'method', 'num_gaussians', 'num_clusters', 'fit_steps', 'finetune_steps', 'bytes',
-  'sections', 'bpp', 'psnr', 'ssim', 'ms_ssim', 'encode_seconds', 'decode_seconds', 'device',
+  'image', 'method', 'setting', 'num_gaussians', 'num_clusters', 'fit_steps', 'finetune_steps',
+  'bytes', 'sections', 'bpp', 'psnr', 'ssim', 'ms_ssim', 'encode_seconds', 'decode_seconds',
+  'device',
 ]
 # fmt: on
 
 
 def run(folder, workdir, **changes):
-  arguments = {'points': POINTS, 'settings': SETTINGS, **changes}
+  arguments = {
+    'points': POINTS,
+    'settings': SETTINGS,
+    'classic_codecs': ('JPEG', 'WebP'),
+    **changes,
+  }
   return dataset.run(sources(folder), workdir, **arguments)
 
 
@@ -86,8 +92,8 @@ def test_rows_say_what_the_files_hold(finished, photographs):
     assert 0.5 < row['ssim'] < 1 and 0.5 < row['ms_ssim'] < 1
     assert 0 < row['decode_seconds'] < row['encode_seconds']
   report = (workdir / 'report.md').read_text()
-  assert '| gi | 60 | 1 | 500+100 | 2 |' in report and 'JPEG' in report
-  assert (workdir / 'rate_distortion.png').is_file()
+  assert '| gi | 60 | 60 | 1 | 500+100 | 2 |' in report and 'JPEG' in report
+  assert all((workdir / plot).is_file() for plot in dataset.report.PLOTS)
   classic = json.loads((workdir / 'classic.json').read_text())
   assert {(row['image'], row['method']) for row in classic} == {
     (image, codec) for image in 'ab' for codec in ('JPEG', 'WebP')
@@ -113,7 +119,7 @@ def test_a_damaged_file_is_made_again_from_the_fit_that_was_kept(workdir, photog
   said = capsys.readouterr().err
   assert 'a gi N=60 K=1 finetune: 100 steps' in said and ' fit:' not in said
   changed = {path.name for path, when in state_of(workdir).items() if before.get(path) != when}
-  allowed = {'results.json', 'report.md', 'rate_distortion.png'}  # its seconds are others
+  allowed = {'results.json', 'report.md', *dataset.report.PLOTS}  # its seconds are others
   assert {'a.cgvq', 'a.png', 'a.json'} <= changed <= {'a.cgvq', 'a.png', 'a.json'} | allowed
   # The fit was not done again, but its seconds are the file's too.
   folder = workdir / 'fits' / '60' / 'a' / 'fit' / '500'
@@ -180,7 +186,7 @@ def test_a_killed_job_goes_on_inside_the_image_it_was_at(finished, photographs, 
     '--config.num_gaussians=60',
     f'--config.fit.steps={SETTINGS.fit.steps}',
     f'--config.finetune.steps={SETTINGS.finetune_steps}',
-    '--config.classic=False',
+    '--config.classic=',
   ]
   states = workdir / 'fits' / '60' / 'a' / 'fit'
   with start(*command, '--config.checkpoint_seconds=0') as process:
@@ -216,7 +222,7 @@ def test_a_fit_that_diverges_is_reported(photographs, tmp_path, monkeypatch, cap
 
   monkeypatch.setitem(initialize.INITIALIZERS, 'random', diverging)
   settings = SETTINGS._replace(fit=SETTINGS.fit._replace(initializer='random'))
-  outcome = run(photographs, tmp_path, settings=settings, with_classic=False)
+  outcome = run(photographs, tmp_path, settings=settings, classic_codecs=())
   assert outcome.encoded == 0 and len(outcome.failures) == 3
   assert outcome.failures[0].startswith('a gi N=60 K=1: FitError: not finite at step 0')
   said = capsys.readouterr().err
@@ -242,15 +248,28 @@ def test_a_failure_that_nobody_foresaw_is_shown_in_full(tmp_path, capsys):
 
 def test_the_grid_has_every_point_once():
   points = dataset.grid(['gi', 'cgvq'], [3, 60], [None, 2, 16])
-  assert points[:4] == [('gi', 3, 1), ('gi', 3, 2), ('gi', 3, 3), ('cgvq', 3, 3)]
+  assert [point[:3] for point in points[:4]] == [
+    ('gi', 3, 1),
+    ('gi', 3, 2),
+    ('gi', 3, 3),
+    ('cgvq', 3, 3),
+  ]
   assert len(points) == len(set(points)) == 10
+  points = dataset.grid(['gi', 'cgvq_rd', 'rd_no_rate'], [3, 60], [None, 2], [20, 50.5])
+  assert [(point.method, point.setting) for point in points] == [
+    *(('gi', setting) for setting in ('3', '3', '60', '60')),
+    ('cgvq_rd', 'q20'),
+    ('rd_no_rate', 'q20'),
+    ('cgvq_rd', 'q50.5'),
+    ('rd_no_rate', 'q50.5'),
+  ]
 
 
 def test_every_setting_counts_and_the_fit_does_not_ask_the_method(tmp_path):
   def task(point=POINTS[0], **changes):
     of_fit = {name: changes.pop(name) for name in SETTINGS.fit._fields if name in changes}
     settings = SETTINGS._replace(fit=SETTINGS.fit._replace(**of_fit), **changes)
-    return dataset._Task('a', 'digest', point, settings, tmp_path)
+    return dataset._Task.of('a', np.zeros((40, 60, 3)), 'digest', point, settings, tmp_path)
 
   others = {
     'steps': 1,
@@ -274,6 +293,19 @@ def test_every_setting_counts_and_the_fit_does_not_ask_the_method(tmp_path):
   assert tuned.stages()['finetune'].folder != task().stages()['finetune'].folder
   assert tuned.file == tmp_path / 'cgvq-K4' / '60' / 'a.cgvq'
   assert task().file == tmp_path / 'gi' / '60' / 'a.cgvq'
+  # At a quality the methods share a fit too, but not that of another quality.
+  ours, plain, finer = (
+    task(dataset.Point(*point))
+    for point in (
+      ('cgvq_rd', None, None, 50),
+      ('rd_no_rate', None, None, 50),
+      ('cgvq_rd', None, None, 51),
+    )
+  )
+  assert ours.file == tmp_path / 'cgvq_rd' / 'q50' / 'a.cgvq'
+  assert ours.num_gaussians == ours.point.make(3).num_gaussians(40 * 60)
+  assert ours.stages()['fit'] == plain.stages()['fit'] != finer.stages()['fit']
+  assert ours.settings_of_fit() != finer.settings_of_fit() != task().settings_of_fit()
 
 
 @pytest.mark.slow

@@ -8,10 +8,13 @@ import pytest
 from ml_collections import ConfigDict
 from tiny import ROOT, call, write_image
 
-from cgvq_jax import dataset, images, main
+from cgvq_jax import dataset, images, main, methods
 from cgvq_jax.recipes import Recipe
 
-CONFIGS = ('kodak', 'quickstart')
+CONFIGS = {'kodak': 24, 'quickstart': 1, 'rd': 24, 'rd_ablation': 6, 'table1': 2}  # images
+
+
+KNOWN = ', '.join([*methods.METHODS, *methods.ABLATIONS])
 
 
 def config(name: str = 'quickstart', **changes) -> ConfigDict:
@@ -28,13 +31,14 @@ def test_the_configs_are_jobs(name, tmp_path, monkeypatch):
     (tmp_path / f'kodim{number:02}.png').touch()
   monkeypatch.setenv('CGVQ_KODAK', str(tmp_path))
   job = main.job(config(name))
-  assert {point.method for point in job['points']} == {'gi', 'cgvq'}
-  assert {(point.method, point.num_clusters) for point in job['points']} == {
-    ('gi', 1),
-    ('cgvq', 16),
-  }
-  assert len(job['sources']) == {'kodak': 24, 'quickstart': 1}[name]
-  assert job['settings'].fit == Recipe(steps={'kodak': 1000, 'quickstart': 300}[name])
+  asked = config(name)
+  assert {point.method for point in job['points']} == {*asked.method}
+  for point in job['points']:
+    method = point.make(3)
+    assert point.num_gaussians in asked.num_gaussians or point.quality in asked.quality
+    assert method.num_gaussians(400 * 600) > 1000
+  assert len(job['sources']) == CONFIGS[name]
+  assert job['settings'].fit == Recipe(steps=300 if name == 'quickstart' else 1000)
   if name == 'quickstart':
     assert job['sources'][0].load().pixels.shape == (400, 600, 3)
 
@@ -43,9 +47,14 @@ def test_the_configs_are_jobs(name, tmp_path, monkeypatch):
 def test_lists_may_be_written_in_several_ways(several):
   changes = {'method': several, 'num_gaussians': (50, 60), 'num_clusters': 4}
   assert main.job(config(**changes))['points'] == dataset.grid(['gi', 'cgvq'], [50, 60], [4])
-  assert main.job(config(num_gaussians=50))['points'] == dataset.grid(['gi', 'cgvq'], [50])
-  assert main.job(config(num_clusters=None))['points'] == dataset.grid(['gi', 'cgvq'], [4000])
-  both = main.job(config(num_clusters=(0, 2)))['points']
+  both = {'method': ('gi', 'cgvq')}
+  points = main.job(config(**both, num_gaussians=50))['points']
+  assert points == dataset.grid(['gi', 'cgvq'], [50])
+  points = main.job(config(**both, num_clusters=None))['points']
+  assert points == dataset.grid(['gi', 'cgvq'], [4000])
+  points = main.job(config(quality=(20, 30.5)))['points']
+  assert points == dataset.grid(['cgvq_rd'], [], [], [20, 30.5])
+  both = main.job(config(**both, num_clusters=(0, 2)))['points']
   assert both == dataset.grid(['gi', 'cgvq'], [4000], [None, 2])
 
 
@@ -66,8 +75,11 @@ def test_images_are_chosen_by_name(tmp_path):
 @pytest.mark.parametrize(
   ('name', 'value', 'wanted'),
   [
-    ('method', 'jpeg', "wanted one of gi, cgvq, gi_fp16, cgvq_fp16, cgvq_rd, got 'jpeg'"),
-    ('method', (), 'wanted some of gi, cgvq, gi_fp16, cgvq_fp16, cgvq_rd, got none'),
+    ('method', 'jpeg', f"wanted one of {KNOWN}, got 'jpeg'"),
+    ('method', (), f'wanted some of {KNOWN}, got none'),
+    ('quality', (20, 0.5), 'wanted numbers of 1 to 100, got 0.5'),
+    ('quality', 'x', "wanted numbers of 1 to 100, got 'x'"),
+    ('classic', ('JPEG', 'PNG'), "wanted one of JPEG, WebP, AVIF, JPEG 2000, got 'PNG'"),
     ('num_gaussians', 0, 'wanted a whole number, 1 to'),
     ('num_gaussians', (50, 'x'), "got 'x'"),
     ('num_gaussians', (), 'got none'),

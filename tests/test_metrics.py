@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import bjontegaard
 import numpy as np
 import pytest
 from scipy.signal import convolve2d
@@ -172,6 +173,36 @@ def test_bd_rate_by_hand():
   rate_b, psnr_b = [1, 16], [30, 34]
   rate_a, psnr_a = [0.25, 0.5, 2, 4], [28, 30, 34, 36]
   assert metrics.bd_rate(rate_a, psnr_a, rate_b, psnr_b) == pytest.approx(-75)
+
+
+# Of the `bjontegaard` package's page: libx265 at two presets.
+PUBLISHED = (
+  [9787.80, 4469.00, 2451.52, 1356.24],
+  [40.121, 38.651, 36.970, 34.987],
+  [9487.76, 4593.60, 2486.44, 1358.24],
+  [40.037, 38.615, 36.845, 34.851],
+)
+
+
+@pytest.mark.parametrize('curves', [PUBLISHED, (*PUBLISHED[2:], *PUBLISHED[:2])])
+def test_bd_rate_is_that_of_the_standards_sheet(curves):
+  """The package's PCHIP agrees with the common test conditions' Excel sheet to ten digits."""
+  rate_a, psnr_a, rate_b, psnr_b = curves
+  wanted = bjontegaard.bd_rate(rate_b, psnr_b, rate_a, psnr_a, method='pchip', min_overlap=0)
+  assert abs(wanted) > 1
+  assert metrics.bd_rate(*curves) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_bd_rate_between_two_rates():
+  # ln rate is linear in PSNR: a costs as much as b at 30 dB and a quarter at 34 dB.
+  curves = [1, 4], [30, 34], [1, 16], [30, 34]
+  assert metrics.bd_rate(*curves) == pytest.approx(-50)
+  assert metrics.bd_rate(*curves, between=(1, 4)) == pytest.approx(100 * (2**-0.5 - 1))
+  assert metrics.bd_rate(*curves, between=(4, 99)) == pytest.approx(100 * (2**-1.5 - 1))
+  assert metrics.bd_rate(*curves, between=(0.1, 99)) == pytest.approx(-50)
+  for nothing in ((0.1, 0.5), (17, 20), (4, 4)):
+    with pytest.raises(ValueError, match='overlap'):
+      metrics.bd_rate(*curves, between=nothing)
 
 
 def test_bd_rate_directions_are_reciprocal():

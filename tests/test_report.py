@@ -19,6 +19,7 @@ def _row(image, method, gaussians, bpp, psnr, **changes):
   row = {
     'image': image,
     'method': method,
+    'setting': str(gaussians),
     'num_gaussians': gaussians,
     'num_clusters': 1 if method == 'gi' else 16,
     'fit_steps': 500,
@@ -39,7 +40,8 @@ def _row(image, method, gaussians, bpp, psnr, **changes):
 def _classic(image, quality, bpp, psnr, method='JPEG'):
   keys = ('image', 'method', 'quality', 'bpp', 'psnr')
   row = dict(zip(keys, (image, method, quality, bpp, psnr), strict=True))
-  return row | {'bytes': int(1000 * bpp), 'ssim': 0.8, 'ms_ssim': 0.9}
+  seconds = {'encode_seconds': 0.5, 'decode_seconds': 0.125}
+  return row | seconds | {'bytes': int(1000 * bpp), 'ssim': 0.8, 'ms_ssim': 0.9}
 
 
 # Two images a point. The means of gi are (0.5, 30) and (2, 34); cgvq has half the rate and
@@ -72,7 +74,8 @@ def _tables(text):
 def test_means_are_over_images():
   table = _tables(report.markdown(ROWS, CLASSIC))['Means over images']
   cells = dict(zip(table[0], table[1], strict=True))
-  assert cells['method'] == 'gi' and cells['N'] == '1000' and cells['K'] == '1'
+  assert cells['method'] == 'gi' and cells['K'] == '1'
+  assert cells['setting'] == cells['N'] == '1000'
   assert cells['steps'] == '500+200' and cells['images'] == '2'
   assert cells['bpp'] == '0.5000' and cells['PSNR'] == '30.00' and cells['bytes'] == '500'
   assert cells['SSIM'] == '0.9000' and cells['MS-SSIM'] == '0.9700'
@@ -99,37 +102,62 @@ def test_sections_are_mean_bytes():
     _row('two', 'gi', 10, 1.0, 30, bytes=130, sections={'positions': 80, 'codebooks': 50}),
   ]
   table = _tables(report.markdown(rows, []))['Mean bytes by section of the file']
-  assert table[0] == ['method', 'N', 'K', 'positions', 'color', 'codebooks', 'whole file']
+  assert table[0] == ['method', 'setting', 'K', 'positions', 'color', 'codebooks', 'whole file']
   assert table[1] == ['gi', '10', '1', '70', '25', '25', '120']
 
 
-def _bd_table(rows, classic):
-  (table,) = (v for k, v in _tables(report.markdown(rows, classic)).items() if 'BD-rate' in k)
+def _bd_table(rows, classic, **judged):
+  text = report.markdown(rows, classic, report.Judged('gi', **judged))
+  (table,) = (v for k, v in _tables(text).items() if 'BD-rate' in k)
   return table
 
 
 def test_bd_rates():
   table = _bd_table(ROWS, CLASSIC)
-  assert table[0] == ['curve', 'against gi', 'against JPEG']
-  assert table[1] == ['gi', '+0.0 %', '-50.0 %']
-  assert table[2] == ['cgvq', '-50.0 %', '-75.0 %']
+  assert table[0] == ['curve', 'images', 'against gi', 'against JPEG']
+  # By hand: each image's ln rates are linear in PSNR, 4 times in 4 dB; only 1 to 1.5 bpp of JPEG
+  # count. `one`: 0.9 x 0.5 against 4^(1/4) bpp at 29 dB; `two`: 1.1 x 0.5 x 4^(1/4) against 1 bpp
+  # at 32 dB.
+  ratios = 0.45 / 2**0.5, 0.55 * 2**0.5
+  own = [100 * (sum(f * ratio for ratio in ratios) / 2 - 1) for f in (1, 0.5)]
+  assert table[1] == ['gi', 'all 2', '+0.0 %', f'-50.0 %, {own[0]:+.1f} %']
+  assert table[2] == ['cgvq', 'all 2', '-50.0 %', f'-75.0 %, {own[1]:+.1f} %']
+
+
+def test_what_the_codec_is_tuned_on_is_told_apart():
+  table = _bd_table(ROWS, CLASSIC, tuned_on=('one', 'elsewhere'))
+  assert [row[:2] for row in table[1:]] == [
+    [curve, part] for part in ('all 2', '1 tuned on', '1 others') for curve in ('gi', 'cgvq')
+  ]
+  # Of one image both figures are the same.
+  assert table[3][3] == '-68.2 %, -68.2 %' and table[5][3] == '-22.2 %, -22.2 %'
+  text = report.markdown(ROWS, CLASSIC, report.Judged(tuned_on=('one',)))
+  levels = _tables(text)['Rates at equal PSNR, bpp of the mean curves']
+  assert levels[0] == ['curve', 'images', '28 dB', '31 dB', '34 dB', '37 dB']
+  cells = {tuple(row[:2]): row[2:] for row in levels[1:]}
+  assert len(cells) == 9
+  assert cells['gi', 'all 2'] == ['-', f'{0.5 * 2**0.5:.4f}', '2.0000', '-']
+  assert cells['JPEG', '1 others'] == ['-', '-', '2.0000', '-']
+  everything = report.markdown(ROWS, CLASSIC, report.Judged(tuned_on=('one', 'two')))
+  assert 'tuned on' not in everything
 
 
 def test_bd_rate_compares_the_same_images():
   # A third, dear image that JPEG does not have must not enter the comparison with JPEG.
   rows = [*ROWS, _row('three', 'gi', 1000, 9.0, 30), _row('three', 'gi', 4000, 19.0, 34)]
-  assert _bd_table(rows, CLASSIC)[1] == ['gi', '+0.0 %', '-50.0 %']
+  assert _bd_table(rows, CLASSIC)[1][3].startswith('-50.0 %, ')
 
 
 def test_bd_rate_says_why_there_is_none():
   single = [row for row in ROWS if row['num_gaussians'] == 1000]
-  assert _bd_table(single, CLASSIC)[1][2] == 'none: one point is no curve'
-  assert _bd_table(ROWS, [])[1][2] == 'none: not measured'
+  assert _bd_table(single, CLASSIC)[1][3] == 'none: one point is no curve'
+  assert _bd_table(ROWS, [])[0] == ['curve', 'images', 'against gi']
   others = [_classic('three', 10, 1, 30), _classic('three', 90, 4, 34)]
-  assert _bd_table(ROWS, others)[1][2] == 'none: no image in common'
+  assert _bd_table(ROWS, others)[1][3] == 'none: no image in common'
   cgvq = [row for row in ROWS if row['method'] == 'cgvq']
-  assert _bd_table(cgvq, CLASSIC)[0][1] == 'against gi'
-  assert _bd_table(cgvq, CLASSIC)[1] == ['cgvq', 'none: not measured', '-75.0 %']
+  assert _bd_table(cgvq, CLASSIC)[0][2:] == ['against JPEG']
+  far = [row | {'bpp': 100 * row['bpp']} for row in CLASSIC]
+  assert _bd_table(ROWS, far)[1][3].startswith('none: wanted curves that overlap in PSNR')
 
 
 def test_curves_differ_by_clusters_and_steps():
@@ -152,7 +180,7 @@ def test_every_image_and_classic_point_is_listed():
   assert len(tables['Each image']) == 1 + len(ROWS) + 1
   assert tables['Each image'][2][:3] == ['one', 'gi', '1000'] and 'a\\|b' in text
   classic = tables['Classic codecs, means over images']
-  assert classic[1] == ['JPEG', '10', '2', '1.0000', '30.00', '0.8000', '0.9000']
+  assert classic[1] == ['JPEG', '10', '2', '1.0000', '30.00', '0.8000', '0.9000', '0.5', '0.125']
   assert 'Classic codecs, means over images' not in _tables(report.markdown(ROWS, []))
   assert '3 images, encoded on a machine' in text
 
@@ -171,11 +199,11 @@ def test_bad_rows(make, rows, classic, message):
     make(rows, classic)
 
 
-def _shown(monkeypatch, rows, classic, path):
+def _shown(monkeypatch, rows, classic, path, quality='psnr'):
   """The figure behind a plot."""
   figures = []
   monkeypatch.setattr(report, 'save_figure', lambda figure, path: figures.append(figure))
-  report.plot(rows, classic, path)
+  report.plot(rows, classic, path, quality)
   return figures[0]
 
 
@@ -198,6 +226,16 @@ def test_plot_draws_every_curve(tmp_path, monkeypatch):
   assert names.index('GaussianImage') > accounted and names.index('CGVQ') > accounted
 
 
+def test_plot_of_ms_ssim_is_in_decibels_and_has_nothing_published(tmp_path, monkeypatch):
+  rows = [row | {'ms_ssim': 0.9 if row['setting'] == '1000' else 0.99} for row in ROWS]
+  figure = _shown(monkeypatch, rows, CLASSIC, tmp_path / 'a.png', 'ms_ssim')
+  (axes,) = figure.axes
+  lines = {line.get_label(): line for line in axes.lines}
+  assert set(lines) == {'gi', 'cgvq', 'JPEG'}
+  np.testing.assert_allclose(lines['gi'].get_xydata(), [(0.5, 10), (2, 20)])
+  assert 'MS-SSIM' in axes.get_ylabel()
+
+
 def test_plot_without_classic_codecs_or_finite_points(tmp_path, monkeypatch):
   figure = _shown(monkeypatch, [_row('one', 'gi', 10, 20.0, math.inf)], [], tmp_path / 'a.png')
   names = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -208,7 +246,7 @@ def test_write_and_write_json(tmp_path):
   folder = tmp_path / 'new' / 'run'
   report.write(folder, ROWS, CLASSIC)
   report.write_json(folder / 'results.json', ROWS)
-  names = ['rate_distortion.png', 'report.md', 'results.json']
+  names = ['rate_distortion.png', 'rate_ms_ssim.png', 'report.md', 'results.json']
   assert sorted(path.name for path in folder.iterdir()) == names
   assert json.loads((folder / 'results.json').read_text()) == ROWS
   text = (folder / 'report.md').read_text(encoding='utf-8')
