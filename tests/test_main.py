@@ -114,7 +114,7 @@ def test_bad_commands_are_one_line_and_2(tmp_path):
     ((*some, '--config.fit.stepz=3'), 'unknown name in the config: \'stepz\' Did you mean "steps"'),
     (
       (*some, '--config.method=jpeg'),
-      "wanted one of gi, cgvq, gi_fp16, cgvq_fp16, cgvq_rd, got 'jpeg'",
+      f"wanted one of {KNOWN}, got 'jpeg'",
     ),
     (('--config=missing.py', some[1]), 'missing.py'),
   ):
