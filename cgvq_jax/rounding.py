@@ -8,6 +8,7 @@ Colours are the last: the picture is linear in them, so they make up for the oth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -38,9 +39,10 @@ _THINNING = 0.7
 # What it takes to tell that a Gaussian is there at all: its place, its grade, its share of the
 # tables. In units of the rate of its numbers, of which ln 2 are 3 bits: 13 bits.
 _PRESENCE = 3.0
-# Levels of a colour below this are told as 0, which takes less: at 2 ln 2 delta^2 / 12 a bit it pays
-# from 0.65 on where 0 is 2.6 bits the cheaper, as it is for the weak axes.
+# Levels of a colour below this are told as 0: at 2 ln 2 delta^2 / 12 a bit, 0.65 is where that pays
+# if 0 takes 2.6 bits less, as it does for the weak axes.
 _LEAST_LEVEL = 0.65
+_FLOOR = 0.4  # px
 # Gaussians to start from: pixels for each at a precision, and twice as many for every _OCTAVE of
 # precision, the same for every picture. That is 2 or 3 times as many as will be left; those that
 # are too many show where the others are best.
@@ -104,6 +106,22 @@ class Told:
   size: Any  # [N, 2]
 
 
+def with_floor(gaussians: Gaussians) -> Gaussians:
+  """Standard deviations s become sqrt(s^2 + f^2) with f = _FLOOR px: what is fitted is the s.
+
+  A thinner Gaussian that stands on a row of pixels shows more than its area, so its energy would
+  be taken for less than it is and its numbers told too coarsely.
+  """
+  log_scale = jnp.logaddexp(2 * gaussians.log_scale, 2 * math.log(_FLOOR)) / 2
+  return replace(gaussians, log_scale=log_scale)
+
+
+def without_floor(gaussians: Gaussians) -> Gaussians:
+  """The inverse of `with_floor`, for standard deviations that are above the floor."""
+  variance = jnp.exp(2 * gaussians.log_scale) - _FLOOR**2
+  return replace(gaussians, log_scale=jnp.log(jnp.maximum(variance, (_FLOOR / 4) ** 2)) / 2)
+
+
 def _area(log_scale: Float[Array, 'N 2']) -> Float[Array, 'N 1']:
   return jnp.pi * jnp.exp(jnp.sum(log_scale, axis=-1, keepdims=True))
 
@@ -129,9 +147,10 @@ def with_rate(delta: float, weight: float, presence: float, samples: int) -> fit
 
   def forward(params: Gaussians, carry: Any, context: Any) -> fit.Forward:
     del context
-    x = energies(params) / delta**2
+    gaussians = with_floor(params)
+    x = energies(gaussians) / delta**2
     rate = jnp.sum(jnp.log1p(x) - presence * jnp.expm1(-x))
-    return fit.Forward(params, carry, weight * delta**2 / 2 / samples * rate)
+    return fit.Forward(gaussians, carry, weight * delta**2 / 2 / samples * rate)
 
   return forward
 
@@ -140,6 +159,7 @@ def forward(params: Gaussians, carry: Told, context: Any) -> fit.Forward:
   """Numbers that are rounded stand as they are, the others are free."""
   del context
   done, value = carry.done, carry.value
+  params = with_floor(params)
   # The area that a free colour was fitted with moves on only while it is free itself.
   scale = jnp.where(done.log_scale, jax.lax.stop_gradient(params.log_scale), params.log_scale)
   free = replace(params, color=params.color * jnp.sqrt(_area(scale)))
@@ -156,7 +176,7 @@ def adam() -> optax.GradientTransformation:
 
 def initial_state(gaussians: Gaussians, optimizer: optax.GradientTransformation) -> fit.FitState:
   """Nothing rounded, no grades yet."""
-  gaussians = canonical(gaussians)
+  gaussians = canonical(without_floor(gaussians))
   count, channels = gaussians.color.shape
   told = Told(
     done=jax.tree.map(lambda a: jnp.zeros(a.shape, bool), gaussians),
@@ -218,7 +238,8 @@ def run(
 
 def _graded(state: fit.FitState, method: Rounding, delta: float) -> fit.FitState:
   """Chooses grades and colour axes, and lets those of too little energy go."""
-  gaussians = canonical(state.params)
+  params = canonical(state.params)
+  gaussians = with_floor(params)
   energy = np.asarray(energies(gaussians))
   kept = energy > delta**2
   kept[np.argmax(energy)] = True  # a file has one at least
@@ -238,7 +259,7 @@ def _graded(state: fit.FitState, method: Rounding, delta: float) -> fit.FitState
     grade=jnp.asarray(_grades(method, energy, kept, delta), jnp.int32),
     axes=jnp.asarray(method.axes(e[kept])),
   )
-  return replace(state, params=gaussians, carry=told)
+  return replace(state, params=params, carry=told)
 
 
 def _grades(method: Rounding, energy: np.ndarray, kept: np.ndarray, delta: float) -> np.ndarray:
@@ -263,7 +284,7 @@ def rounded(
   order = jax.random.permutation(jax.random.fold_in(key, which), told.grade.size)
   mine = np.zeros(told.grade.size, bool)
   mine[np.array_split(np.asarray(order), method.parts)[part]] = True
-  free, kept = jax.tree.map(np.asarray, state.params), np.asarray(told.kept)
+  free, kept = jax.tree.map(np.asarray, with_floor(state.params)), np.asarray(told.kept)
   if name == 'mean_xy' and not np.any(told.size):
     low, size = np.zeros((kept.size, 2), np.int32), np.ones((kept.size, 2), np.int32)
     low[kept], size[kept] = stream.boxes_of(free.mean_xy[kept].astype(np.float64), *sizes)
