@@ -157,7 +157,7 @@ class Decoded(NamedTuple):
   gaussians: Gaussians
   height: int  # px
   width: int  # px
-  labels: np.ndarray  # [N] int32, the cluster of each Gaussian
+  labels: np.ndarray  # [N] int32, the cluster of each Gaussian, or its grade
 
 
 def decode(data: bytes) -> Decoded:

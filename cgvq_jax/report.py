@@ -160,7 +160,7 @@ def side_by_side(
   path: str | os.PathLike[str],
   title: str,
 ) -> None:
-  """Four panels: original, decoded, their error, and the Gaussians coloured by cluster.
+  """Four panels: original, decoded, their error, and the Gaussians coloured by their labels.
 
   The error is |original - decoded| x 4, clipped. A Gaussian is drawn as its 1-sigma ellipse; of
   more than 3,000 those of the largest area x largest |colour|. Transparent pixels are shown over
@@ -185,9 +185,7 @@ def side_by_side(
     place.set_title(caption, fontsize=11)
   shown = _draw_ellipses(axes[3], gaussians, np.asarray(labels))
   axes[3].set(xlim=(0, width), ylim=(height, 0), aspect='equal')
-  caption = (
-    f'{shown:,} strongest of {total:,} Gaussians, 1 sigma; {len(np.unique(labels))} clusters'
-  )
+  caption = f'{shown:,} strongest of {total:,} Gaussians, 1 sigma; {len(np.unique(labels))} groups'
   axes[3].set_title(caption, fontsize=11)
   for place in axes:
     place.set(xticks=[], yticks=[])

@@ -79,7 +79,12 @@ class Rounding(NamedTuple):
   def tell(self, telling: Telling) -> Graded:
     """Thins out, rounds and refits. Raises FitError as `fit.run`."""
     optimizer = adam()
-    state = telling.resume(initial_state(telling.gaussians, optimizer))
+    # As many as the fit started with, whatever it has left: pictures of one size share a program.
+    count = max(
+      self.num_gaussians(math.prod(telling.target.shape[:2])), telling.gaussians.num_gaussians
+    )
+    gaussians = densify.with_sleepers(telling.gaussians, count)
+    state = telling.resume(initial_state(gaussians, optimizer))
     state = run(
       state,
       telling.target,

@@ -8,7 +8,7 @@ source launch/setup.sh
 mkdir -p quickstart
 cgvq sample quickstart/photo.png
 started=$SECONDS
-cgvq encode quickstart/photo.png quickstart/photo.cgvq --num_gaussians 3000 --steps 600
+cgvq encode quickstart/photo.png quickstart/photo.cgvq
 encode_seconds=$((SECONDS - started))
 cgvq decode quickstart/photo.cgvq quickstart/decoded.png
 cgvq compare quickstart/photo.png quickstart/photo.cgvq quickstart/decoded.png \

@@ -231,6 +231,165 @@ def take_sequence(ans, alphabets, counts, plain):
   return rows(plain_counts) + [row for group in groups for row in sorted(group)]
 
 
+# --- version 2, sections 9 and 10 ---
+
+
+STEPS = [1024, 1024, 1024, 739, 522, 369, 261, 185, 131, 92, 65, 46, 33, 23, 16, 12, 8, 6, 4, 3, 2]
+STEPS += 11 * [1]
+SHIFTS = 13 * [0] + [1, 2, 2, 3, 3, 4, 4, 5] + 11 * [6]
+
+
+def in_groups(ans, groups):
+  """A column that has its alphabet in front; groups are numbers, one for each value."""
+  alphabet = 1 + ans.uniform(65536)
+  order = sorted(range(len(groups)), key=lambda i: groups[i])
+  counts = [0] * (max(groups, default=0) + 1)
+  for group in groups:
+    counts[group] += 1
+  values = [0] * len(groups)
+  for place, value in zip(order, take_column(ans, alphabet, counts), strict=True):
+    values[place] = value
+  return values
+
+
+def shifted_column(ans, shifts, groups):
+  least = ans.uniform(65536) - 32768
+  high = [least + value for value in in_groups(ans, groups)]
+  return [(h << shift) + ans.uniform(1 << shift) for h, shift in zip(high, shifts, strict=True)]
+
+
+def take_boxes(ans, corner, size, count):
+  """(low, size) of each Gaussian's box, in the order that is everything's."""
+  boxes, done = [(corner, size, count)], []
+  while boxes:
+    cut = []
+    for low, sizes, rows in boxes:
+      if rows > 1 and max(sizes) > 1:
+        cut.append((low, sizes, rows))
+      else:
+        done += [(low, sizes)] * rows
+    boxes = []
+    if cut:
+      alpha = (1, 2, 4, 8, 16, 32, 64, None)[ans.uniform(8)]
+      first = {i: ans.uniform(box[2] + 1) for i, box in enumerate(cut) if box[2] > 255}
+      few = sorted((box[2], i) for i, box in enumerate(cut) if box[2] <= 255)
+      first |= {i: ans.take(count_weights(rows, alpha)) for rows, i in few}
+      for i, ((x, y), (wide, high), rows) in enumerate(cut):
+        if wide >= high:
+          half = (wide + 1) // 2
+          parts = ((x, y), (half, high)), ((x + half, y), (wide - half, high))
+        else:
+          half = (high + 1) // 2
+          parts = ((x, y), (wide, half)), ((x, y + half), (wide, high - half))
+        counts = first[i], rows - first[i]
+        boxes += [(*part, rows) for part, rows in zip(parts, counts, strict=True) if rows]
+  return done
+
+
+def thirds(values, grades):
+  cuts = {}
+  for grade in set(grades):
+    mine = sorted(v for v, g in zip(values, grades, strict=True) if g == grade)
+    cuts[grade] = mine[len(mine) // 3], mine[2 * len(mine) // 3]
+  return [sum(v > cut for cut in cuts[g]) for v, g in zip(values, grades, strict=True)]
+
+
+def told(number):
+  """A number of a table, a multiple of 2^-30."""
+  return float(np.rint(number * 2.0**30) / 2.0**30)
+
+
+RATIOS = [told(2.0 ** (-grade / 2)) for grade in range(32)]
+
+
+def cosine(a):
+  return told(math.cos(math.pi * a / 4096))
+
+
+def deviation(level, grade):
+  x = min(max(level * STEPS[grade], -32768), 32767)
+  return math.ldexp(told(2.0 ** (x % 1024 / 1024)), x // 1024)
+
+
+def rotations_of(s1, s2, grade):
+  q = s1 / s2
+  return max(math.ceil(min(math.pi / 2 * abs(q - 1 / q) / RATIOS[grade], 4096.0)), 1)
+
+
+def cells_of(s1, s2, rotation, rotations, grade, size):
+  a = 4096 * rotation // rotations
+  cos, sin = cosine(a), cosine(abs(a - 2048))
+  dy = math.sqrt((s1 * sin) * (s1 * sin) + (s2 * cos) * (s2 * cos))
+  steps = [math.sqrt(2) * RATIOS[grade] * spread for spread in (s1 * s2 / dy, dy)]
+  wanted = [side / 16 / step for side, step in zip(size, steps, strict=True)]
+  return [max(math.floor(min(cells, 4096.0) + 0.5), 1) for cells in wanted]
+
+
+def decode_graded(data):
+  """Everything in a file of version 2."""
+  fields = Fields(data)
+  assert fields.take(5) == b'CGVQ\x02'
+  image = {name: fields.varint() for name in ('height', 'width', 'channels')}
+  image['method'] = fields.text()
+  image['precision'], count = fields.varint(), fields.varint()
+  channels = image['channels']
+  ans = Ans(data[fields.position : -4])
+  left, top, right, bottom = (ans.uniform(8193) for _ in range(4))
+  size = 16 * (image['width'] + left + right), 16 * (image['height'] + top + bottom)
+  axes = [ans.uniform(256) - 128 for _ in range(channels**2)]
+  boxes = take_boxes(ans, (-16 * left, -16 * top), size, count)
+  grades = in_groups(ans, [0] * count)
+  assert max(grades) < 32
+  shifts = [SHIFTS[grade] for grade in grades]
+  first = shifted_column(ans, shifts, grades)
+  terms = zip(grades, thirds(first, grades), strict=True)
+  second = shifted_column(ans, shifts, [3 * grade + third for grade, third in terms])
+  columns = zip(first, second, grades, strict=True)
+  scales = [(deviation(one, grade), deviation(two, grade)) for one, two, grade in columns]
+  rotations = [rotations_of(*s, grade) for s, grade in zip(scales, grades, strict=True)]
+  bins = iter(in_groups(ans, [0] * sum(m >= 16 for m in rotations)))
+  ranges = []
+  for m in rotations:
+    b = next(bins) if m >= 16 else None
+    assert b is None or b < 16
+    ranges.append((0, m) if b is None else (-(-b * m // 16), -(-(b + 1) * m // 16)))
+  rotation = [start + ans.uniform(stop - start) for start, stop in ranges]
+  cells = [
+    cells_of(*s, angle, m, grade, box)
+    for s, angle, m, grade, (_, box) in zip(scales, rotation, rotations, grades, boxes, strict=True)
+  ]
+  cell = [(ans.uniform(across), ans.uniform(down)) for across, down in cells]
+  shifts, terms, colors = [max(grade // 2 - 4, 0) for grade in grades], [0] * count, []
+  for _ in range(channels):
+    groups = [3 * grade + term for grade, term in zip(grades, terms, strict=True)]
+    colors.append(shifted_column(ans, shifts, groups))
+    terms = [min(2, abs(v) >> shift) for v, shift in zip(colors[-1], shifts, strict=True)]
+  assert ans.state == 0 and not ans.words
+  image |= {'axes': axes, 'grade': grades, 'log_scale': (first, second), 'rotation': rotation}
+  image |= {'boxes': boxes, 'cell': cell, 'color': colors}
+  image['gaussians'] = graded_gaussians(image, scales, rotations, cells)
+  return image
+
+
+def graded_gaussians(image, scales, rotations, cells):
+  """Means, rotations, standard deviations and colours."""
+  channels = image['channels']
+  rows = []
+  for row in np.array(image['axes'], float).reshape(channels, channels) / 127:
+    rest = row - sum((row @ other) * other for other in rows)
+    length = math.sqrt(rest @ rest)
+    assert length >= 0.25
+    rows.append(rest / length)
+  scale = np.array(scales)
+  low, size = (np.array(part, float) for part in zip(*image['boxes'], strict=True))
+  cell, cells = np.array(image['cell']), np.array(cells)
+  mean = (low + (2 * cell + 1) * size / (2 * cells)) / 16
+  delta = 2.0 ** (2 - image['precision'] / 64)
+  color = delta * np.array(image['color']).T @ np.array(rows)
+  color = color / np.sqrt(np.pi * scale[:, :1] * scale[:, 1:])
+  return mean, np.pi * np.array(image['rotation']) / np.array(rotations), scale, color
+
+
 class Fields:
   def __init__(self, data):
     self.data, self.position = data, 0
@@ -274,6 +433,11 @@ def take_table(ans, kind, shape):
 
 def decode_file(data):
   """Everything in a file, as plain dicts and lists."""
+  return decode_graded(data) if data[4] == 2 else decode_clustered(data)
+
+
+def decode_clustered(data):
+  """A file of version 1."""
   fields = Fields(data)
   assert fields.take(5) == b'CGVQ\x01'
   image = {name: fields.varint() for name in ('height', 'width', 'channels')}
@@ -334,16 +498,22 @@ def numbers(attribute, cluster):
   return books[cluster[:, None], stages, symbols].sum(axis=1)
 
 
-def render(image):
-  """8-bit pixels [H, W, C] of a decoded file: every pixel sees every Gaussian."""
+def gaussians(image):
+  """Means, rotations, standard deviations and colours of a file of version 1."""
   height, width = image['height'], image['width']
   cluster = np.repeat(np.arange(len(image['counts'])), image['counts'])
   position, shape, color = (
     numbers(image[name], cluster) for name in ('position', 'rotation_scale', 'color')
   )
-  mean = (position + 1) * [width, height] / 2
-  deviation = np.clip(np.exp(shape[:, 1:]), 1e-3, 1e6)
-  cosine, sine = np.cos(shape[:, 0]), np.sin(shape[:, 0])
+  return (position + 1) * [width, height] / 2, shape[:, 0], np.exp(shape[:, 1:]), color
+
+
+def render(image):
+  """8-bit pixels [H, W, C] of a decoded file: every pixel sees every Gaussian."""
+  height, width = image['height'], image['width']
+  mean, rotation, scale, color = image.get('gaussians') or gaussians(image)
+  deviation = np.clip(scale, 1e-3, 1e6)
+  cosine, sine = np.cos(rotation), np.sin(rotation)
   y, x = np.mgrid[:height, :width] + 0.5
   pixels = np.zeros((height, width, color.shape[1]))
   for i in range(len(mean)):

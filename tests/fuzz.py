@@ -29,6 +29,7 @@ import numpy as np
 from cgvq_jax import codec
 from cgvq_jax.bitstream import container
 from cgvq_jax.bitstream.container import ContainerError
+from cgvq_jax.quantize.graded import Graded
 from cgvq_jax.types import Symbols
 
 MOST_SECONDS = 1.0
@@ -76,8 +77,10 @@ def mutate(rng: np.random.Generator, data: bytes, other: bytes) -> bytes:
   return bytes(data)
 
 
-def senseless(rng: np.random.Generator, symbols: Symbols) -> bytes:
+def senseless(rng: np.random.Generator, symbols: Symbols | Graded) -> bytes:
   """A whole file of these symbols, some numbers of one attribute replaced by hostile ones."""
+  if isinstance(symbols, Graded):
+    return _senseless_graded(rng, symbols)
   attribute = container.ATTRIBUTES[rng.integers(3)]
   stream = getattr(symbols, attribute)
   tables = {name: table.copy() for name, table in stream.tables.items()}
@@ -90,6 +93,21 @@ def senseless(rng: np.random.Generator, symbols: Symbols) -> bytes:
   rows = rng.integers(len(values), size=rng.integers(1, 5))
   values[rows] = rng.integers(np.array(stream.alphabets), size=(len(rows), values.shape[1]))
   return container.write(symbols._replace(**{attribute: stream._replace(symbols=values)}))
+
+
+def _senseless_graded(rng: np.random.Generator, symbols: Graded) -> bytes:
+  """Where that changes what other numbers may be, the file is as good as it was."""
+  name = rng.choice(['log_scale', 'color', 'grade', 'axes', 'precision'])
+  if name == 'precision':
+    return container.write(symbols._replace(precision=int(rng.integers(1024))))
+  values = getattr(symbols, name).copy()
+  places = rng.integers(values.size, size=rng.integers(1, 5))
+  low, high = {'grade': (0, 32), 'axes': (-128, 128)}.get(name, (-(1 << 15), 1 << 15))
+  values.flat[places] = rng.integers(low, high, len(places))
+  try:
+    return container.write(symbols._replace(**{name: values}))
+  except ContainerError:
+    return container.write(symbols)
 
 
 def mutated_files(count: int, seed: int = 0) -> Iterator[bytes]:
@@ -144,7 +162,7 @@ def check(data: bytes, sizes: set[tuple[int, ...]]) -> tuple[str, float]:
 def golden_sizes() -> set[tuple[int, ...]]:
   """Sizes of small golden pictures, each rendered once, so that everything is compiled."""
   sizes = set()
-  for path in make_golden.FOLDER.glob('v1_photo_*.cgvq'):
+  for path in make_golden.FOLDER.glob('v*_photo*.cgvq'):
     decoded = codec.decode(path.read_bytes())
     codec.render(decoded)
     sizes.add((decoded.height, decoded.width, *decoded.gaussians.color.shape))

@@ -16,7 +16,10 @@ import numpy as np
 
 from cgvq_jax import codec, images
 from cgvq_jax.bitstream import container, ordering
+from cgvq_jax.bitstream import graded as stream
 from cgvq_jax.methods import METHODS
+from cgvq_jax.quantize import graded
+from cgvq_jax.quantize.graded import Graded
 from cgvq_jax.types import Stream, Symbols
 
 FOLDER = Path(__file__).parent / 'golden'
@@ -151,6 +154,51 @@ def crowded() -> Symbols:
   )
 
 
+def graded_integers(count: int, channels: int, places: int, seed: int = 0) -> Graded:
+  """Steps from the coarsest to the finest, means beyond the edges, and several Gaussians at one
+  place where there are more of them than places."""
+  height, width = 60, 90
+  spots = np.stack([integers(seed + j, places, side) for j, side in ((1, 120), (2, 90))], axis=1)
+  mean = (spots[np.arange(count) % places] - 15).astype(np.float64)
+  grade = bell(seed + 3, count, 31).astype(np.int64)
+  octaves = np.stack([bell(seed + j, count, 6000) - 1500 for j in (4, 5)], axis=1)
+  log_scale = octaves // graded.log_scale_steps()[grade][:, None]
+  scale = graded.scales(log_scale, grade)
+  turns = graded.num_turns(scale, grade)
+  rotation = integers(seed + 6, count, 1 << 20) % turns
+  low, size = stream.boxes_of(mean, height, width)
+  spread, _ = graded.spreads(scale, rotation, turns)
+  cells = graded.num_cells(size, spread, grade)
+  cell = np.stack([integers(seed + j, count, 1 << 20) for j in (7, 8)], axis=1) % cells
+  extent = 1 + (1 << grade // 2)
+  color = np.stack(
+    [integers(seed + 9 + j, count, 1 << 20) % extent - extent // 2 for j in range(channels)], axis=1
+  )
+  axes = 100 * np.eye(channels, dtype=np.int8) + (table(seed, (channels,) * 2, np.uint8) % 20)
+  return Graded(
+    height=height,
+    width=width,
+    channels=channels,
+    method='cgvq_rd',
+    precision=268,
+    axes=axes.astype(np.int8),
+    grade=grade,
+    log_scale=log_scale,
+    rotation=rotation,
+    low=low,
+    size=size,
+    cell=cell,
+    color=color,
+  )
+
+
+GRADED = {
+  'v2_graded': partial(graded_integers, 300, 3, 300),
+  'v2_crowded': partial(graded_integers, 900, 4, 20),
+  'v2_few': partial(graded_integers, 3, 1, 3),
+  'v2_single': partial(graded_integers, 1, 1, 1),
+}
+
 # Of fixed integers: what is in them and in which order.
 CASES = {
   'v1_clustered': (clustered, 'none'),
@@ -196,7 +244,7 @@ def encoded(method: str, order: str, channels: int = 3) -> bytes:
     piece(channels),
     METHODS[method](channels),
     num_gaussians=150,
-    num_clusters=4 if 'cgvq' in method else 1,
+    num_clusters=4 if method in ('cgvq', 'cgvq_fp16') else 1,
     fit_steps=100,
     finetune_steps=50,
     order=container.ORDERS[order],
@@ -209,12 +257,17 @@ PHOTOGRAPHS = {
   'v1_photo_cgvq_fp16': partial(encoded, 'cgvq_fp16', 'bits_back'),
   'v1_photo_grey': partial(encoded, 'cgvq', 'none', 1),
   'v1_photo_alpha': partial(encoded, 'gi_fp16', 'sorted', 4),
+  'v2_photo': partial(encoded, 'cgvq_rd', 'sorted'),
+  'v2_photo_grey': partial(encoded, 'cgvq_rd', 'sorted', 1),
+  'v2_photo_alpha': partial(encoded, 'cgvq_rd', 'sorted', 4),
 }
 
 
 def main() -> None:
   FOLDER.mkdir(exist_ok=True)
-  for name, make in {**{name: partial(written, name) for name in CASES}, **PHOTOGRAPHS}.items():
+  fixed = {name: partial(written, name) for name in CASES}
+  fixed |= {name: lambda make=make: container.write(make()) for name, make in GRADED.items()}
+  for name, make in {**fixed, **PHOTOGRAPHS}.items():
     path = FOLDER / f'{name}.cgvq'
     if not path.exists():
       container.write_file(path, make())

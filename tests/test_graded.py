@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import format_decoder
 import jax.numpy as jnp
+import make_golden
 import numpy as np
 import pytest
 
@@ -246,3 +248,46 @@ def test_damage_is_noticed():
   for place in range(len(data)):
     with pytest.raises(container.ContainerError):
       container.read(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+
+
+# --- golden files ---
+
+
+def golden(name: str) -> bytes:
+  return (make_golden.FOLDER / f'{name}.cgvq').read_bytes()
+
+
+@pytest.mark.parametrize('name', make_golden.GRADED)
+def test_golden_files_are_written_and_read_as_ever(name):
+  symbols = make_golden.GRADED[name]()
+  assert container.write(symbols) == golden(name)
+  read = container.read(golden(name))
+  np.testing.assert_array_equal(sorted_rows(read), sorted_rows(symbols))
+  assert read[:5] == symbols[:5]
+  np.testing.assert_array_equal(read.axes, symbols.axes)
+
+
+PHOTOGRAPHS = [name for name in make_golden.PHOTOGRAPHS if name.startswith('v2')]
+
+
+@pytest.mark.parametrize('name', [*make_golden.GRADED, *PHOTOGRAPHS])
+def test_a_decoder_written_from_the_document_reads_golden_files(name):
+  want, image = container.read(golden(name)), format_decoder.decode_file(golden(name))
+  assert (
+    tuple(image[key] for key in ('height', 'width', 'channels', 'method', 'precision'))
+    == (want[:5])
+  )
+  assert image['axes'] == want.axes.ravel().tolist()
+  for key in ('grade', 'rotation', 'cell'):
+    np.testing.assert_array_equal(image[key], getattr(want, key))
+  for key in ('log_scale', 'color'):
+    np.testing.assert_array_equal(np.transpose(image[key]), getattr(want, key))
+  low, size = (np.array(part) for part in zip(*image['boxes'], strict=True))
+  np.testing.assert_array_equal(low, want.low)
+  np.testing.assert_array_equal(size, want.size)
+  mean, rotation, scale, color = image['gaussians']
+  ours = graded.dequantize(want)
+  np.testing.assert_allclose(ours.mean_xy, mean, rtol=1e-6, atol=1e-5)
+  np.testing.assert_allclose(ours.rotation, rotation, rtol=1e-6, atol=1e-6)
+  np.testing.assert_allclose(np.exp(ours.log_scale), scale, rtol=1e-5)
+  np.testing.assert_allclose(ours.color, color, rtol=1e-5, atol=1e-6)

@@ -188,7 +188,7 @@ def describe(data: bytes) -> dict[str, Any]:
   """
   if _version(data) == GRADED_VERSION:
     header, sizes = _parse_graded(data)
-    counts = np.bincount(header.grade)
+    counts = np.array([len(header.grade)])
     quantizers, order = dict.fromkeys(ATTRIBUTES, 'graded'), 'sorted'
   else:
     header, attributes, _, _, sizes = _parse(data)
