@@ -23,6 +23,8 @@ def quick(monkeypatch):
   monkeypatch.setattr(accelerator, 'floors', lambda: FLOOR)
   photograph = functools.partial(accelerator.fit_photograph, 100)
   monkeypatch.setattr(accelerator, 'fit_photograph', photograph)
+  encoded = functools.partial(accelerator.encode_photograph, size=32)
+  monkeypatch.setattr(accelerator, 'encode_photograph', encoded)
   monkeypatch.setitem(accelerator.SCENES, 'tiny', functools.partial(scenes.random, 30))
 
 
@@ -47,7 +49,9 @@ def test_what_does_not_run_is_told_and_the_rest_is_measured(capsys):
   (words,) = measured['skipped']
   assert 'pallas_triton 16x16, batch 1' in words and 'interpret mode' in words
   assert measured['photograph']['psnr'] > 10 and measured['photograph']['steps'] == 2
-  assert f'skipped: {words}' in capsys.readouterr().out
+  assert 0 < measured['encoded']['bytes'] < 2000 and measured['encoded']['psnr'] > 10
+  said = capsys.readouterr().out
+  assert f'skipped: {words}' in said and 'as a file of cgvq_rd, 2 + 2 steps' in said
 
 
 def test_without_time_nothing_is_measured_and_that_is_told():

@@ -288,7 +288,7 @@ def test_side_by_side_panels(monkeypatch):
   np.testing.assert_array_equal(axes[0].images[0].get_array()[0, [0, -1]], [[255] * 3, [0] * 3])
   np.testing.assert_array_equal(axes[2].images[0].get_array()[0, [0, -1]], [[0] * 3, [40, 0, 0]])
   assert axes[2].get_title() == 'error: |difference| x 4'
-  assert axes[3].get_title() == '3,000 strongest of 4,000 Gaussians, 1 sigma; 7 clusters'
+  assert axes[3].get_title() == '3,000 strongest of 4,000 Gaussians, 1 sigma; 7 groups'
   assert axes[3].get_ylim() == (30, 0) and axes[3].get_xlim() == (0, 40)
 
 
