@@ -159,3 +159,21 @@ def test_a_row_of_another_colour_is_told():
   decoded = images.to_bytes8(codec.render(codec.decode(data)))
   assert metrics.psnr(images.to_bytes8(picture), decoded) > 34
   assert decoded[-1].max() < 30
+
+
+def test_every_ablation_makes_files_and_is_what_it_says(fitted):
+  made = {}
+  for name, make in methods.ABLATIONS.items():
+    method = make(3, 50)
+    assert method.name == 'cgvq_rd' and method.precision == methods.cgvq_rd(3, 50).precision
+    assert method != methods.cgvq_rd(3, 50)
+    symbols, _ = told(fitted, method, steps=64)
+    made[name] = codec.decode(container.write(symbols)).gaussians.num_gaussians, symbols
+    assert made[name][0] == len(symbols.grade)
+  assert (
+    len(np.unique(made['rd_common_steps'][1].grade))
+    == 1
+    < len(np.unique(made['rd_plain_axes'][1].grade))
+  )
+  np.testing.assert_array_equal(made['rd_plain_axes'][1].axes, 127 * np.eye(3))
+  assert made['rd_no_rate'][0] >= made['rd_no_presence'][0] > made['rd_plain_axes'][0]
