@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Callable
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,6 +28,29 @@ def use_all() -> None:
     with contextlib.suppress(RuntimeError):
       usable = len(os.sched_getaffinity(0))
       jax.config.update('jax_num_cpu_devices', min(usable, _MOST))
+
+
+def forget_programs_if_many() -> bool:
+  """Lets go of what is compiled once it fills half of the memory mappings that Linux grants.
+
+  A program for a CPU takes hundreds of them, and every picture brings some of its own sizes: a job
+  of seventy files ended in a segmentation fault of the compiler. To be called between pictures;
+  what is needed again is compiled again. Returns whether anything was let go.
+  """
+  try:
+    granted = int(_GRANTED.read_text())
+    with _MAPPED.open('rb') as lines:
+      mapped = sum(1 for _ in lines)
+  except OSError:  # no Linux
+    return False
+  if mapped < granted / 2:
+    return False
+  jax.clear_caches()
+  gc.collect()
+  return True
+
+
+_GRANTED, _MAPPED = Path('/proc/sys/vm/max_map_count'), Path('/proc/self/maps')
 
 
 @lru_cache

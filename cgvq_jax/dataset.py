@@ -36,6 +36,7 @@ from cgvq_jax import (
   classic,
   codec,
   compare,
+  cores,
   images,
   metrics,
   report,
@@ -160,6 +161,7 @@ def run(
           records[task.file] = record
           unchanged += 1
           continue
+        cores.forget_programs_if_many()
         with reported(task.title, failures):
           records[task.file] = _make(task, image.pixels, checkpoint_seconds)
           encoded += 1

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from cgvq_jax import codec, images, metrics, report
+from cgvq_jax import codec, cores, images, metrics, report
 from cgvq_jax.dataset import Outcome, Source, digest_of, reported
 from cgvq_jax.fit import Progress
 from cgvq_jax.progress import Bars
@@ -69,6 +69,7 @@ def run(
         with reported(f'{source.name} {name}', failures):
           row = _read(path, settings)
           if row is None:
+            cores.forget_programs_if_many()
             row = _fitted(source.name, name, pixels, fit)
             path.parent.mkdir(parents=True, exist_ok=True)
             record = json.dumps({'settings': settings, 'row': row}) + '\n'

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from cgvq_jax import cores
@@ -36,3 +37,23 @@ def in_new_process(program, **variables):
   command = [sys.executable, '-c', program]
   done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
   return done.stdout.strip()
+
+
+def test_programs_are_let_go_before_they_fill_the_memory_mappings(tmp_path, monkeypatch):
+  calls = []
+
+  @jax.jit
+  def program(x):
+    calls.append(1)  # once for each compilation
+    return 2 * x
+
+  program(1.0)
+  assert not cores.forget_programs_if_many()
+  program(2.0)
+  assert len(calls) == 1
+  (tmp_path / 'granted').write_text('10')
+  monkeypatch.setattr(cores, '_GRANTED', tmp_path / 'granted')
+  assert cores.forget_programs_if_many()
+  assert float(program(3.0)) == 6 and len(calls) == 2
+  monkeypatch.setattr(cores, '_MAPPED', tmp_path / 'no Linux')
+  assert not cores.forget_programs_if_many()
