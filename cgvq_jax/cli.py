@@ -209,7 +209,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     print(compare.table(original, data, decoded, arguments.encode_seconds))
   if arguments.picture:
     compare.picture(original, data, decoded, arguments.picture)
-    print(f'{arguments.picture}: original, decoded, error, Gaussians by cluster')
+    print(f'{arguments.picture}: original, decoded, error, Gaussians')
 
 
 def _sample(arguments: argparse.Namespace) -> None:

@@ -22,16 +22,17 @@ class Target(NamedTuple):
   wanted: float
   tolerance: float
   slope: float  # a quality's worth, about: where one try is all that is known
+  told: Callable[[float], float]  # what it is to who asked for it
 
 
 def bpp(wanted: float) -> Target:
   """Within 2 %; measured in ln(bits per pixel)."""
-  return Target('ln bpp', math.log(wanted), math.log(1.02), 0.024)
+  return Target('bpp', math.log(wanted), math.log(1.02), 0.024, math.exp)
 
 
 def psnr(wanted: float) -> Target:
   """Within 0.1 dB; measured in dB."""
-  return Target('PSNR', wanted, 0.1, 0.11)
+  return Target('PSNR', wanted, 0.1, 0.11, float)
 
 
 def search(
@@ -58,7 +59,7 @@ def search(
     quality = following
   quality, value = min(tried, key=lambda pair: abs(pair[1] - target.wanted))
   raise SearchError(
-    f'{target.name}: wanted {target.wanted:.3f} within {target.tolerance:.3f}, got {value:.3f} at'
+    f'{target.name}: wanted {target.told(target.wanted):.4g}, got {target.told(value):.4g} at'
     f' quality {quality:.1f} as the closest of 1 to 100'
   )
 

@@ -49,9 +49,15 @@ def test_a_psnr_is_hit():
 @pytest.mark.parametrize(('wanted', 'closest'), [(60, '100.0'), (10, '1.0')])
 def test_what_no_quality_has_is_said_with_the_closest(wanted, closest):
   encode, measure, asked = made_up(lambda q: 24 + 0.12 * q)
-  with pytest.raises(search.SearchError, match=rf'PSNR: wanted {wanted}\.000 .* quality {closest}'):
+  with pytest.raises(search.SearchError, match=rf'PSNR: wanted {wanted}, .* quality {closest}'):
     search.search(encode, measure, search.psnr(wanted))
   assert len(asked) <= 8
+
+
+def test_a_rate_that_cannot_be_had_is_told_in_bpp():
+  encode, measure, _ = made_up(CURVES['even'])
+  with pytest.raises(search.SearchError, match=r'bpp: wanted 5, got 1\.105 at quality 100\.0'):
+    search.search(encode, measure, search.bpp(5))
 
 
 def test_a_jump_over_the_target_ends():
