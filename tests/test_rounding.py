@@ -177,3 +177,12 @@ def test_every_ablation_makes_files_and_is_what_it_says(fitted):
   )
   np.testing.assert_array_equal(made['rd_plain_axes'][1].axes, 127 * np.eye(3))
   assert made['rd_no_rate'][0] >= made['rd_no_presence'][0] > made['rd_plain_axes'][0]
+
+
+def test_a_small_level_of_a_colour_is_told_as_none(fitted):
+  told = rounding.initial_state(fitted, rounding.adam()).carry
+  told = told.replace(axes=(127 * np.eye(3)).astype(np.int8))
+  e = 0.5 * np.array([[0.64, -0.64, 0.0], [0.66, -0.66, 1.49], [1.51, -2.6, 10.4]])
+  np.testing.assert_array_equal(
+    rounding._color_levels(e, told, 0.5), [[0, 0, 0], [1, -1, 1], [2, -3, 10]]
+  )
