@@ -61,11 +61,11 @@ QUALITY = 50.0  # of `cgvq_rd` where nothing is said
 def cgvq_rd(channels: int = 3, quality: float = QUALITY) -> Rounding:
   """Ours: every number in steps of its own, by its Gaussian's energy and shape; see `rounding`.
 
-  `quality` is 1 to 100, from about 0.1 to about 1.5 bits a pixel of a photograph. Colours are told
+  `quality` is 1 to 100, from about 0.1 to about 2 bits a pixel of a photograph. Colours are told
   in steps of 2^(2 - precision / 64) over the square root of a Gaussian's area.
   """
   del channels
-  return Rounding('cgvq_rd', round(168 + 2 * quality))
+  return Rounding('cgvq_rd', round(168 + 2.5 * quality))
 
 
 def _alike(energy: Float[np.ndarray, 'N'], delta: float) -> Int[np.ndarray, 'N']:

@@ -131,10 +131,12 @@ def rate_at(psnr_wanted: float, rates: Sequence[float], psnrs: Sequence[float]) 
 
 def _quality_at(log_rate: PchipInterpolator, rate: float) -> float:
   """Where a curve has a rate, the first place; infinite where it is all above or all below."""
-  wanted = math.log(rate) if rate > 0 else -math.inf
-  if wanted <= np.min(log_rate(log_rate.x)):
+  if rate == math.inf:
+    return math.inf
+  above = log_rate(log_rate.x) - (math.log(rate) if rate > 0 else -math.inf)
+  if above.min() >= 0:
     return -math.inf
-  places = log_rate.solve(wanted, extrapolate=False) if math.isfinite(wanted) else np.array([])
+  places = PchipInterpolator(log_rate.x, above).roots(extrapolate=False)
   return float(places[0]) if places.size else math.inf
 
 
