@@ -18,6 +18,13 @@ from jax.sharding import PartitionSpec as P
 _MOST = 8
 
 
+def usable() -> int:
+  """Cores that this process may use; all there are, where the system (macOS) cannot tell."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 def use_all() -> None:
   """Makes each core that this process may use, up to eight, a JAX device to share an image.
 
@@ -26,8 +33,7 @@ def use_all() -> None:
   """
   if jax.config.jax_num_cpu_devices < 1:  # pyright: ignore[reportAttributeAccessIssue]
     with contextlib.suppress(RuntimeError):
-      usable = len(os.sched_getaffinity(0))
-      jax.config.update('jax_num_cpu_devices', min(usable, _MOST))
+      jax.config.update('jax_num_cpu_devices', min(usable(), _MOST))
 
 
 def forget_programs_if_many() -> bool:

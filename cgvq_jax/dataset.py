@@ -311,7 +311,7 @@ def _decode_in_new_process(file: Path) -> UInt8[np.ndarray, 'H W C']:
 
 def _device() -> str:
   device = jax.devices()[0]
-  return f'CPU, {os.cpu_count()} cores' if device.platform == 'cpu' else device.device_kind
+  return f'CPU, {cores.usable()} cores' if device.platform == 'cpu' else device.device_kind
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
   python -m cgvq_jax.main --config=configs/rd.py --workdir=runs/rd
 
-Real files, each decoded by a new process. `cgvq_rd` at five qualities, about 0.08 to 1.4 bpp, `cgvq`
+Real files, each decoded by a new process. `cgvq_rd` at five qualities, 0.08 to 1.4 bpp, `cgvq`
 and `gi` at four numbers of Gaussians; JPEG, WebP, AVIF and JPEG 2000. Writes report.md, with rates
 at equal PSNR, BD-rates and seconds, and two plots. The photographs that the codec is tuned on are
 told apart from the others. About four hours on two cores; the tuned six alone, in one:

@@ -26,6 +26,14 @@ def test_each_usable_core_becomes_a_device_up_to_eight(usable, wanted):
   assert in_new_process(program) == wanted
 
 
+def test_where_the_system_cannot_tell_all_cores_are_taken():
+  program = (
+    'import os\ndel os.sched_getaffinity\nos.cpu_count = lambda: 3\n'
+    'from cgvq_jax import cores\ncores.use_all()\nprint(cores.mesh().size)\n'
+  )
+  assert in_new_process(program) == '3'
+
+
 def test_a_number_that_the_user_has_set_stays():
   program = 'from cgvq_jax import cores\ncores.use_all()\nprint(cores.mesh().size)\n'
   assert in_new_process(program, JAX_NUM_CPU_DEVICES='3') == '3'
