@@ -25,15 +25,18 @@ class Codec(NamedTuple):
   longest_side: int  # px
   modes: tuple[str, ...] = ('L', 'RGB', 'RGBA')  # that it keeps as they are
   alpha: bool = True
-  quality: Callable[[int], dict[str, Any]] = lambda quality: {'quality': quality}
+  quality: Callable[[float], dict[str, Any]] = lambda quality: {'quality': quality}
   qualities: tuple[int, ...] = QUALITIES
+  ladder: Sequence[float] = range(101)  # qualities that there are, from the smallest files up
 
 
 # JPEG is optimized, progressive and 4:2:0, and WebP is always 4:2:0; AVIF is better in 4:4:4, JPEG
 # 2000 by far with its colour transform. `exact` keeps the colour under transparent pixels, which
 # the metrics count.
 CODECS = {
-  'JPEG': Codec('JPEG', {'optimize': True, 'progressive': True}, 65500, alpha=False),
+  'JPEG': Codec(
+    'JPEG', {'optimize': True, 'progressive': True}, 65500, alpha=False, ladder=range(1, 96)
+  ),
   'WebP': Codec('WEBP', {'method': 6, 'exact': True}, 16383, ('RGB', 'RGBA')),
   'AVIF': Codec('AVIF', {'speed': 4, 'subsampling': '4:4:4'}, 16384, ('RGB', 'RGBA')),
   'JPEG 2000': Codec(
@@ -42,6 +45,7 @@ CODECS = {
     1 << 20,
     quality=lambda ratio: {'quality_layers': [ratio]},
     qualities=_RATIOS,
+    ladder=tuple(2.0 ** (-k / 64) for k in range(-768, 0)),
   ),
 }
 
@@ -90,24 +94,29 @@ def points(
   return rows
 
 
-def jpeg_at_bytes(
-  pixels: UInt8[np.ndarray, 'H W C'], num_bytes: int
+def at_bytes(
+  pixels: UInt8[np.ndarray, 'H W C'], codec: str, num_bytes: int
 ) -> tuple[bytes, UInt8[np.ndarray, 'H W C']] | None:
-  """The JPEG of highest quality, 1..95, that has at most `num_bytes`: the file and its pixels.
+  """The file of highest quality that one of CODECS makes of at most `num_bytes`, and its pixels.
 
-  None where even quality 1 is larger, and where JPEG cannot hold the image (as in `points`). The
-  bisection takes the size to grow with quality, which a few bytes here and there do not disturb.
+  None where even the lowest quality is larger, and where the format cannot hold the image (as in
+  `points`). The bisection takes the size to grow with quality, which a few bytes here and there do
+  not disturb.
+
+  Raises:
+    ValueError: the codec is none of CODECS.
   """
-  best, low, high = None, 1, 95
+  best, qualities = None, _codec(codec).ladder
+  low, high = 0, len(qualities) - 1
   while low <= high:
-    quality = (low + high) // 2
-    data = _encode(pixels, 'JPEG', quality)
+    middle = (low + high) // 2
+    data = _encode(pixels, codec, qualities[middle])
     if data is None:
       return None
     if len(data) <= num_bytes:
-      best, low = data, quality + 1
+      best, low = data, middle + 1
     else:
-      high = quality - 1
+      high = middle - 1
   return None if best is None else (best, _decode(best, pixels.shape[2]))
 
 
@@ -117,7 +126,7 @@ def _codec(name: str) -> Codec:
   return CODECS[name]
 
 
-def _encode(pixels: np.ndarray, codec: str, quality: int) -> bytes | None:
+def _encode(pixels: np.ndarray, codec: str, quality: float) -> bytes | None:
   """The file, or None where the format cannot hold the image."""
   known = _codec(codec)
   has_alpha = pixels.shape[2] == 4

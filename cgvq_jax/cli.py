@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from cgvq_jax import codec, cores, images, metrics, search
+from cgvq_jax import classic, codec, cores, images, metrics, search
 from cgvq_jax.bitstream import container
 from cgvq_jax.fit import Progress
 from cgvq_jax.methods import METHODS, PAPERS, QUALITY
@@ -195,21 +195,25 @@ def _info(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-  """A table of a file beside JPEG at its bytes, and a picture of it."""
+  """A table of a file beside other codecs at its bytes, and pictures of it."""
   from cgvq_jax import compare  # only here: it imports matplotlib, which no other command waits for
 
-  if arguments.picture:
-    _check_place(arguments.picture)
-    _check_format(arguments.picture, 3)
+  for path in filter(None, (arguments.picture, arguments.tiles)):
+    _check_place(path)
+    _check_format(path, 3)
   original, decoded = (
     images.to_bytes8(images.load(path).pixels) for path in (arguments.input, arguments.decoded)
   )
   data = container.read_file(arguments.file)
   with _naming(arguments.decoded):
-    print(compare.table(original, data, decoded, arguments.encode_seconds))
+    beside = compare.others(original, data, arguments.beside)
+    print(compare.table(original, data, decoded, beside, arguments.encode_seconds))
   if arguments.picture:
     compare.picture(original, data, decoded, arguments.picture)
     print(f'{arguments.picture}: original, decoded, error, Gaussians')
+  if arguments.tiles:
+    compare.tiles(original, data, decoded, beside, arguments.tiles)
+    print(f'{arguments.tiles}: the worst tiles')
 
 
 def _sample(arguments: argparse.Namespace) -> None:
@@ -370,13 +374,24 @@ def _parser() -> argparse.ArgumentParser:
     'compare',
     _compare,
     'Hold an image, its .cgvq file and what was decoded of that beside JPEG at the same bytes.',
-    'compare photo.png photo.cgvq photo_again.png --picture side_by_side.png',
+    'compare photo.png photo.cgvq photo_again.png --beside JPEG WebP AVIF --tiles tiles.png',
   )
   comparing.add_argument('file', metavar='FILE', type=Path, help='the .cgvq file')
   comparing.add_argument(
     'decoded', metavar='DECODED', type=Path, help='what cgvq decode made of it'
   )
   comparing.add_argument('--picture', metavar='OUT', type=Path, help='write a picture of it all')
+  comparing.add_argument(
+    '--tiles', metavar='OUT', type=Path, help='write a picture of what was decoded worst'
+  )
+  comparing.add_argument(
+    '--beside',
+    nargs='+',
+    choices=classic.CODECS,
+    default=['JPEG'],
+    metavar='CODEC',
+    help=f'of {", ".join(classic.CODECS)} (default: JPEG)',
+  )
   comparing.add_argument(
     '--encode_seconds', type=_positive, metavar='S', help='shown in the table, if you measured it'
   )

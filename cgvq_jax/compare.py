@@ -1,15 +1,16 @@
-"""One file beside JPEG at the same bytes: a table, and a picture."""
+"""One file beside other codecs at the same bytes: a table, and pictures."""
 
 from __future__ import annotations
 
 import os
 import statistics
 import time
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from jaxtyping import UInt8
 
-from cgvq_jax import classic, codec, metrics, report
+from cgvq_jax import classic, codec, metrics, pictures
 from cgvq_jax.bitstream import container
 
 _DECODES = 5  # of which the seconds are the median
@@ -25,24 +26,33 @@ def warm_decode_seconds(data: bytes) -> float:
   return statistics.median(seconds[1:])
 
 
+Others = Mapping[str, tuple[bytes, np.ndarray]]  # a codec's file and what it decodes to
+
+
+def others(original: UInt8[np.ndarray, 'H W C'], data: bytes, codecs: Iterable[str]) -> Others:
+  """The best file of each of classic.CODECS that is no larger than `data`, where there is one."""
+  files = {name: classic.at_bytes(original, name, len(data)) for name in codecs}
+  return {name: file for name, file in files.items() if file is not None}
+
+
 def table(
   original: UInt8[np.ndarray, 'H W C'],
   data: bytes,
   decoded: UInt8[np.ndarray, 'H W C'],
+  beside: Others,
   encode_seconds: float | None = None,
 ) -> str:
-  """Bytes, bpp, PSNR, MS-SSIM and seconds of a file, and of the best JPEG that is no larger.
+  """Bytes, bpp, PSNR, MS-SSIM and seconds of a file, and what there is of that of the others.
 
   `decoded` is what a decoder made of `data`. Raises ValueError where the images differ in shape.
   """
   seconds = ('-' if encode_seconds is None else f'{encode_seconds:.0f}', warm_decode_seconds(data))
   method = container.describe(data)['method']
   lines = [_line(method, original, len(data), decoded, seconds[0], f'{seconds[1]:.3f}')]
-  jpeg = classic.jpeg_at_bytes(original, len(data))
-  if jpeg is not None:
-    lines.append(_line('JPEG', original, len(jpeg[0]), jpeg[1], '-', '-'))
+  for name, (file, pixels) in beside.items():
+    lines.append(_line(name, original, len(file), pixels, '-', '-'))
   header = (
-    f'{"":8} {"bytes":>8} {"bpp":>7} {"PSNR dB":>8} {"MS-SSIM":>8} {"encode s":>9} {"decode s":>9}'
+    f'{"":9} {"bytes":>8} {"bpp":>7} {"PSNR dB":>8} {"MS-SSIM":>8} {"encode s":>9} {"decode s":>9}'
   )
   return '\n'.join([header, *lines])
 
@@ -51,7 +61,7 @@ def _line(name, original, num_bytes, decoded, encode, decode) -> str:
   rate = metrics.bpp(num_bytes, *original.shape[:2])
   psnr, ms_ssim = metrics.psnr(original, decoded), metrics.ms_ssim(original, decoded)
   return (
-    f'{name:8} {num_bytes:>8} {rate:>7.4f} {psnr:>8.2f} {ms_ssim:>8.4f} {encode:>9} {decode:>9}'
+    f'{name:9} {num_bytes:>8} {rate:>7.4f} {psnr:>8.2f} {ms_ssim:>8.4f} {encode:>9} {decode:>9}'
   )
 
 
@@ -61,8 +71,21 @@ def picture(
   decoded: UInt8[np.ndarray, 'H W C'],
   path: str | os.PathLike[str],
 ) -> None:
-  """Writes original, decoded, error and Gaussians side by side (`report.side_by_side`)."""
+  """Writes original, decoded, error and Gaussians side by side (`pictures.side_by_side`)."""
   held = codec.decode(data)
   rate, psnr = metrics.bpp(len(data), held.height, held.width), metrics.psnr(original, decoded)
   title = f'{container.describe(data)["method"]}: {len(data)} bytes, {rate:.3f} bpp, {psnr:.2f} dB'
-  report.side_by_side(original, decoded, held.gaussians, held.labels, path, title)
+  pictures.side_by_side(original, decoded, held.gaussians, held.labels, path, title)
+
+
+def tiles(
+  original: UInt8[np.ndarray, 'H W C'],
+  data: bytes,
+  decoded: UInt8[np.ndarray, 'H W C'],
+  beside: Others,
+  path: str | os.PathLike[str],
+) -> None:
+  """Writes the worst tiles of a file beside those of the others (`pictures.worst_tiles`)."""
+  shown = {f'{container.describe(data)["method"]}, {len(data)} bytes': decoded}
+  shown |= {f'{name}, {len(file)} bytes': pixels for name, (file, pixels) in beside.items()}
+  pictures.worst_tiles(original, shown, path)

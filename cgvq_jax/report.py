@@ -1,4 +1,4 @@
-"""What a run achieved: tables, the rate-distortion plot, and a look at one decoded image.
+"""What a run achieved: tables and rate-distortion plots.
 
 `rows` are the entries of results.json, one for each encoded file:
   image, method, setting, num_gaussians, num_clusters, fit_steps, finetune_steps, bytes, sections
@@ -24,14 +24,11 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-from jaxtyping import Int, UInt8
 from matplotlib.axes import Axes
-from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cgvq_jax import images, metrics
-from cgvq_jax.types import Gaussians
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -45,8 +42,6 @@ _QUALITY = ('bpp', 'PSNR', 'SSIM', 'MS-SSIM')
 _SECONDS = ('encode s', 'decode s')
 _ACCOUNTED = ('GaussianImage', 'CGVQ')  # published rates that count parameters: no file existed
 _RATE_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)  # bpp
-_MAX_ELLIPSES = 3000
-_ERROR_GAIN = 4
 
 
 class Judged(NamedTuple):
@@ -149,47 +144,6 @@ def plot(
     'published, accounted: no file existed': accounted,
   }
   _legend(figure, groups)
-  save_figure(figure, path)
-
-
-def side_by_side(
-  original: UInt8[np.ndarray, 'H W C'],
-  decoded: UInt8[np.ndarray, 'H W C'],
-  gaussians: Gaussians,
-  labels: Int[np.ndarray, 'N'],
-  path: str | os.PathLike[str],
-  title: str,
-) -> None:
-  """Four panels: original, decoded, their error, and the Gaussians coloured by their labels.
-
-  The error is |original - decoded| x 4, clipped. A Gaussian is drawn as its 1-sigma ellipse; of
-  more than 3,000 those of the largest area x largest |colour|. Transparent pixels are shown over
-  white, and so is their error.
-
-  Raises:
-    ValueError: the two images differ in shape, or there is not one label for each Gaussian.
-  """
-  if original.shape != decoded.shape:
-    raise ValueError(f'decoded: wanted the shape {original.shape}, got {decoded.shape}')
-  total = gaussians.num_gaussians
-  if np.shape(labels) != (total,):
-    raise ValueError(f'labels: wanted [{total}], got shape {np.shape(labels)}')
-  height, width = original.shape[:2]
-  seen = [_over_white(image) for image in (original, decoded)]
-  error = np.clip(_ERROR_GAIN * np.abs(seen[0].astype(np.int16) - seen[1]), 0, 255)
-  figure = Figure(figsize=(12, 12 * np.clip(height / width, 0.3, 2) + 1), layout='constrained')
-  axes = figure.subplots(2, 2).flatten()
-  captions = ('original', 'decoded', f'error: |difference| x {_ERROR_GAIN}')
-  for place, pixels, caption in zip(axes[:3], (*seen, error), captions, strict=True):
-    place.imshow(pixels.astype(np.uint8), extent=(0, width, height, 0), interpolation='nearest')
-    place.set_title(caption, fontsize=11)
-  shown = _draw_ellipses(axes[3], gaussians, np.asarray(labels))
-  axes[3].set(xlim=(0, width), ylim=(height, 0), aspect='equal')
-  caption = f'{shown:,} strongest of {total:,} Gaussians, 1 sigma; {len(np.unique(labels))} groups'
-  axes[3].set_title(caption, fontsize=11)
-  for place in axes:
-    place.set(xticks=[], yticks=[])
-  figure.suptitle(title, fontsize=13, parse_math=False)  # a file's name may hold dollar signs
   save_figure(figure, path)
 
 
@@ -462,35 +416,6 @@ def _legend(figure: Figure, groups: Mapping[str, Sequence[Line2D]]) -> None:
   )
   for text in legend.get_texts():
     text.set_fontweight('bold' if text.get_text() in groups else 'normal')
-
-
-def _over_white(pixels: UInt8[np.ndarray, 'H W C']) -> UInt8[np.ndarray, 'H W 3']:
-  """What a viewer shows: gray as three equal channels, transparent pixels over white."""
-  if pixels.shape[2] < 4:
-    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
-  alpha = pixels[..., 3:] / np.float32(255)
-  return np.rint(alpha * pixels[..., :3] + 255 * (1 - alpha)).astype(np.uint8)
-
-
-def _draw_ellipses(axes: Axes, gaussians: Gaussians, labels: np.ndarray) -> int:
-  """Outlines of the strongest Gaussians; returns how many."""
-  scale = np.exp(np.asarray(gaussians.log_scale, np.float64))  # [N, 2]
-  strength = scale.prod(-1) * np.abs(np.asarray(gaussians.color)).max(-1)
-  chosen = np.argsort(-strength)[:_MAX_ELLIPSES]
-  outlines = EllipseCollection(
-    2 * scale[chosen, 0],
-    2 * scale[chosen, 1],
-    np.degrees(np.asarray(gaussians.rotation)[chosen]),
-    units='xy',  # data units, so the downward y axis turns the ellipses too
-    offsets=np.asarray(gaussians.mean_xy)[chosen],
-    offset_transform=axes.transData,
-    facecolors='none',
-    edgecolors=matplotlib.colormaps['turbo'](labels[chosen] / max(labels.max(), 1)),
-    linewidths=0.6,
-    alpha=0.7,
-  )
-  axes.add_collection(outlines)
-  return len(chosen)
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:

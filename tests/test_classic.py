@@ -50,22 +50,24 @@ def test_alpha_is_kept_by_webp_and_left_out_by_jpeg():
   (row,) = classic.points(pixels, 'WebP', qualities=(90,))
   assert row['psnr'] > 28
   assert classic.points(pixels, 'JPEG') == []
-  assert classic.jpeg_at_bytes(pixels, 10**6) is None
+  assert classic.at_bytes(pixels, 'JPEG', 10**6) is None
 
 
 def test_side_beyond_the_format_has_no_points():
   assert classic.points(np.zeros((1, 16384, 3), np.uint8), 'WebP', qualities=(50,)) == []
   assert len(classic.points(np.zeros((1, 16384, 3), np.uint8), 'JPEG', qualities=(50,))) == 1
-  assert classic.jpeg_at_bytes(np.zeros((1, 65501, 1), np.uint8), 10**6) is None
+  assert classic.at_bytes(np.zeros((1, 65501, 1), np.uint8), 'JPEG', 10**6) is None
 
 
 def test_unknown_codec():
   with pytest.raises(ValueError, match="wanted one of JPEG, WebP, AVIF, JPEG 2000, got 'PNG'"):
     classic.points(_pixels(3), 'PNG')
+  with pytest.raises(ValueError, match="got 'PNG'"):
+    classic.at_bytes(_pixels(3), 'PNG', 1000)
 
 
 @pytest.mark.parametrize('channels', [1, 3])
-def test_jpeg_at_bytes_is_the_largest_that_fits(channels):
+def test_a_jpeg_at_bytes_is_the_largest_that_fits(channels):
   pixels = _pixels(channels)
   sizes = {}
   for quality in range(1, 96):
@@ -74,9 +76,18 @@ def test_jpeg_at_bytes_is_the_largest_that_fits(channels):
     picture.save(buffer, 'JPEG', quality=quality, optimize=True, progressive=True)
     sizes[quality] = len(buffer.getvalue())
   for wanted in (sizes[1], sizes[40], sizes[40] - 1, sizes[95], 10**6):
-    data, decoded = classic.jpeg_at_bytes(pixels, wanted)
+    data, decoded = classic.at_bytes(pixels, 'JPEG', wanted)
     assert len(data) == max(size for size in sizes.values() if size <= wanted)
     with Image.open(io.BytesIO(data)) as image:
       assert image.format == 'JPEG' and image.info['progressive']
       np.testing.assert_array_equal(np.asarray(image).reshape(pixels.shape), decoded)
-  assert classic.jpeg_at_bytes(pixels, min(sizes.values()) - 1) is None
+  assert classic.at_bytes(pixels, 'JPEG', min(sizes.values()) - 1) is None
+
+
+@pytest.mark.parametrize('codec', classic.CODECS)
+def test_at_bytes_comes_close(codec):
+  pixels = _pixels(3)
+  for row in classic.points(pixels, codec):
+    data, decoded = classic.at_bytes(pixels, codec, row['bytes'])
+    assert 0.8 * row['bytes'] < len(data) <= row['bytes']
+    assert metrics.psnr(pixels, decoded) > row['psnr'] - 0.5

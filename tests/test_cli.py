@@ -146,6 +146,12 @@ def test_quality_is_precision(encoded, folder, tmp_path, monkeypatch):
     ('decode photo.cgvq x.png --scale 1e9', 'photo.cgvq: scale: wanted sides of 1 to'),
     ('decode photo.cgvq x.png --scale nan', '--scale: wanted a number above 0, got nan'),
     ('info text.txt', 'text.txt: magic: wanted'),
+    (
+      'compare photo.png photo.cgvq colour.png --tiles nowhere/x.png',
+      'wanted a folder that exists',
+    ),
+    ('compare photo.png photo.cgvq colour.png --beside PNG', "invalid choice: 'PNG'"),
+    ('compare photo.png photo.cgvq text.txt', 'text.txt: wanted an image file'),
     ('', 'required'),
     ('view photo.cgvq', "invalid choice: 'view'"),
   ],
@@ -157,6 +163,19 @@ def test_a_bad_command_is_one_line_and_2(encoded, folder, command, wanted, monke
   assert out == '' and len(err.splitlines()) == 1
   assert err.startswith('cgvq') and wanted in err
   assert not list(folder.glob('x.*')) and not list(folder.glob('.*'))
+
+
+def test_compare_is_a_table_and_pictures(encoded, folder, tmp_path, capsys):
+  again, picture, tiles = (tmp_path / f'{name}.png' for name in ('again', 'picture', 'tiles'))
+  assert cli.main(['decode', str(encoded[0]), str(again)]) == 0
+  arguments = ['compare', str(folder / 'photo.png'), str(encoded[0]), str(again)]
+  options = ['--beside', 'JPEG', 'JPEG 2000', '--picture', str(picture), '--tiles', str(tiles)]
+  assert cli.main([*arguments, *options]) == 0
+  out = capsys.readouterr().out
+  names = [line[:9].strip() for line in out.splitlines()[1:-2]]
+  assert names[0] == 'gi' and set(names[1:]) <= {'JPEG', 'JPEG 2000'}
+  assert f'{tiles}: the worst tiles' in out
+  assert images.load(picture).pixels.std() > 0.1 < images.load(tiles).pixels.std()
 
 
 def test_what_is_damaged_or_has_alpha_is_said(encoded, tmp_path, monkeypatch, capsys):
@@ -203,7 +222,7 @@ def test_a_full_disk_is_1(encoded, folder, tmp_path, monkeypatch, capsys):
 
 
 def test_help_teaches(capsys):
-  for command in ([], ['encode'], ['decode'], ['info']):
+  for command in ([], ['encode'], ['decode'], ['info'], ['compare']):
     assert cli.main([*command, '--help']) == 0
     text = capsys.readouterr().out
     assert f'example:\n  cgvq {(command or ["encode"])[0]} photo' in text

@@ -33,6 +33,11 @@ def decoded(data):
 
 
 @pytest.fixture(scope='module')
+def beside(original, data):
+  return compare.others(original, data, ('JPEG', 'WebP'))
+
+
+@pytest.fixture(scope='module')
 def original(decoded):
   """What was decoded, with an error of 3 at every pixel, in blocks of random sign: 38.59 dB."""
   sign = np.random.default_rng(0).choice([-3, 3], (HEIGHT // 4, WIDTH // 4, 1))
@@ -57,7 +62,7 @@ def _pairs(words):
 
 
 def test_table_holds_the_measures_of_the_file(data, original, decoded):
-  row = columns(compare.table(original, data, decoded, encode_seconds=12.3))['cgvq']
+  row = columns(compare.table(original, data, decoded, {}, encode_seconds=12.3))['cgvq']
   assert int(row['bytes']) == len(data)
   assert float(row['bpp']) == pytest.approx(8 * len(data) / (HEIGHT * WIDTH), abs=5e-5)
   assert float(row['PSNR dB']) == pytest.approx(20 * np.log10(255 / 3), abs=5e-3)
@@ -67,19 +72,19 @@ def test_table_holds_the_measures_of_the_file(data, original, decoded):
 
 
 def test_unmeasured_seconds_are_a_dash(data, original, decoded):
-  assert columns(compare.table(original, data, decoded))['cgvq']['encode s'] == '-'
+  assert columns(compare.table(original, data, decoded, {}))['cgvq']['encode s'] == '-'
 
 
-def test_jpeg_beside_it_is_the_best_that_is_no_larger(data, original, decoded):
-  row = columns(compare.table(original, data, decoded))['JPEG']
-  file, pixels = classic.jpeg_at_bytes(original, len(data))
-  assert 0.9 * len(data) < int(row['bytes']) == len(file) <= len(data)
+@pytest.mark.parametrize('codec', ['JPEG', 'WebP'])
+def test_others_are_the_best_that_are_no_larger(data, original, decoded, beside, codec):
+  row = columns(compare.table(original, data, decoded, beside))[codec]
+  file, pixels = classic.at_bytes(original, codec, len(data))
+  assert 0.8 * len(data) < int(row['bytes']) == len(file) <= len(data)
   assert float(row['PSNR dB']) == pytest.approx(metrics.psnr(original, pixels), abs=5e-3)
 
 
-def test_no_line_for_a_jpeg_that_cannot_be(data, original, decoded, monkeypatch):
-  monkeypatch.setattr(compare.classic, 'jpeg_at_bytes', lambda pixels, num_bytes: None)
-  assert list(columns(compare.table(original, data, decoded))) == ['cgvq']
+def test_no_line_for_a_file_that_cannot_be(original):
+  assert compare.others(original, b'too few', ('JPEG',)) == {}
 
 
 def test_seconds_are_the_median_without_the_first(data, monkeypatch):
@@ -95,7 +100,7 @@ def test_seconds_are_the_median_without_the_first(data, monkeypatch):
 
 def test_other_shapes_are_refused(data, original, decoded):
   with pytest.raises(ValueError, match='shape'):
-    compare.table(original[1:], data, decoded)
+    compare.table(original[1:], data, decoded, {})
 
 
 def test_picture_shows_original_decoded_error_and_gaussians(data, original, decoded, tmp_path):
@@ -109,3 +114,13 @@ def test_picture_shows_original_decoded_error_and_gaussians(data, original, deco
   # The error is 3 x 4 everywhere: one nearly black gray fills most of its panel.
   assert np.mean(np.all(error == 12, axis=-1)) > 0.5
   assert len(np.unique(gaussians.reshape(-1, 3), axis=0)) > 100  # ellipses of three colours
+
+
+def test_tiles_say_whose_they_are(data, original, decoded, beside, tmp_path, monkeypatch):
+  given = []
+  monkeypatch.setattr(compare.pictures, 'worst_tiles', lambda *arguments: given.append(arguments))
+  compare.tiles(original, data, decoded, beside, tmp_path / 'a.png')
+  ((first, shown, path),) = given
+  assert first is original and path == tmp_path / 'a.png'
+  names = [f'cgvq, {len(data)} bytes'] + [f'{n}, {len(f)} bytes' for n, (f, _) in beside.items()]
+  assert [*shown] == names and next(iter(shown.values())) is decoded
