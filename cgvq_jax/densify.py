@@ -242,7 +242,7 @@ def with_sleepers(gaussians: Gaussians, num_gaussians: int) -> Gaussians:
 def sleepers(count: int, channels: int) -> Gaussians:
   """Gaussians that show nothing, and that no tile has to render."""
   return Gaussians(
-    mean_xy=jnp.full((count, 2), -1e3),
+    mean_xy=jnp.full((count, 2), -1e3, jnp.float32),  # a weak type would be another program
     log_scale=jnp.zeros((count, 2)),
     rotation=jnp.zeros(count),
     color=jnp.zeros((count, channels)),

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jax import lax
@@ -94,12 +95,12 @@ def _nonfinite(tree: Any) -> Any:
 @lru_cache
 def _block_program():
   # Made at the first call: which options apply is known once the backend is.
-  def program(state, context, target, **static):
+  def program(state, context, target, steps, **static):
     # Each device bins and renders its share of the image and does all the rest: what is small is
     # done sooner than sent. All get the same gradient, so their states stay equal.
-    return cores.together(partial(block, **static))(state, context, target)
+    return cores.together(partial(block, **static))(state, context, target, steps)
 
-  static = ('forward', 'loss', 'optimizer', 'steps', 'room', 'implementation')
+  static = ('forward', 'loss', 'optimizer', 'room', 'implementation')
   return jax.jit(program, static_argnames=static, compiler_options=cores.compiler_options())
 
 
@@ -133,29 +134,39 @@ def first_room(num_gaussians: int, height: int, width: int, shape: TileShape = T
 _MOST_CHUNKS = 4096
 
 
+def _squared_error(image, target):
+  return (jnp.clip(image, 0.0, 1.0) - target) ** 2
+
+
 def _value_and_gradient(loss: Loss, target, chunks: int, shape: TileShape, **how):
-  """(gaussians, bins) -> the loss and its gradient by the Gaussians."""
+  """(gaussians, bins) -> the loss and the mean squared error of the clamped image, [2], and the
+  loss's gradient by the Gaussians."""
   if isinstance(loss, MeanError) and chunks <= _MOST_CHUNKS:
     tiled = tile_target(target, axis=how['axis'], block=chunks, tile_shape=shape)
-    return partial(api.mean_error, loss.error, tiled, **how)
+
+    def errors(image, target):
+      return loss.error(image, target), _squared_error(image, target)
+
+    return partial(api.mean_errors, errors, tiled, **how)
   height, width, _ = target.shape
 
   def objective(gaussians, bins):
-    return loss(api.rasterize_binned(gaussians, bins, height, width, **how), target)
+    image = api.rasterize_binned(gaussians, bins, height, width, **how)
+    value = loss(image, target)
+    return value, jnp.stack([value, jnp.mean(_squared_error(image, target))])
 
-  return jax.value_and_grad(objective)
+  def values_and_gradient(gaussians, bins):
+    (_, values), gradient = jax.value_and_grad(objective, has_aux=True)(gaussians, bins)
+    return values, gradient
 
-
-@MeanError
-def _clamped_l2(image, target):
-  return (jnp.clip(image, 0.0, 1.0) - target) ** 2
+  return values_and_gradient
 
 
 class Block(NamedTuple):
   """What a block of steps leaves behind. All but `needed` is void where it exceeds the room."""
 
   state: FitState
-  losses: Float[Array, 'S']
+  loss: Float[Array, '']  # of the last step
   wrong: Any  # of the loss and the gradient's leaves: at which steps they were not finite
   psnr: Float[Array, '']  # of the clamped render after the block, dB
   needed: Room
@@ -165,17 +176,21 @@ def block(
   state: FitState,
   context: Any,
   target: Float[Array, 'H W C'],
+  steps: Int[Array, ''] | int,
   *,
   forward: ForwardFn,
   loss: Loss,
   optimizer: optax.GradientTransformation,
-  steps: int,
   room: Room,
   implementation: str | None = None,
   tile_shape: TileShape | None = None,
   axis: str | None = None,
 ) -> Block:
-  """`steps` steps from `state`, as a pure function: what `run` jits and repeats.
+  """At most BLOCK_STEPS steps from `state`, as a pure function: what `run` jits and repeats.
+
+  One program does any number of steps and evaluates the picture in one place, since rasterizing is
+  most of what there is to compile: after the steps a last turn of the same loop measures where they
+  led, and changes nothing.
 
   For those who want to jit it another way, such as over a batch of images by `jax.vmap`. Within a
   `shard_map` over `axis` its devices share the image.
@@ -189,8 +204,8 @@ def block(
     bins = bin_gaussians(gaussians, height, width, room.pairs, share, shape)
     return bins, jax.tree.map(jnp.maximum, before, Room(bins.num_pairs, bins.most_chunks))
 
-  def step(carried, _):
-    state, needed = carried
+  def turn(i, before: Block):
+    state = before.state
     (gaussians, penalty), pullback, carry = jax.vjp(
       lambda params: (lambda f: ((f.gaussians, f.penalty), f.carry))(
         forward(params, state.carry, context)
@@ -198,36 +213,43 @@ def block(
       state.params,
       has_aux=True,
     )
-    bins, needed = make_bins(gaussians, needed)
-    value, gradient = objective(gaussians, bins)
+    bins, needed = make_bins(gaussians, before.needed)
+    (value, mse), gradient = objective(gaussians, bins)
     value += penalty
     (gradient,) = pullback((gradient, jnp.ones_like(penalty)))
     with jax.named_scope('update'):
       updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
       params = optax.apply_updates(state.params, updates)
-    state = FitState(params, carry, optimizer_state, state.step + 1)
+    stepped = FitState(params, carry, optimizer_state, state.step + 1)
     # What is not finite counts as long as the lists were complete; else the block is run again.
-    wrong = jax.tree.map(lambda flag: flag & room.holds(needed), _nonfinite((value, gradient)))
-    return (state, needed), (value, wrong)
+    wrong = jax.tree.map(
+      lambda flags, flag: flags.at[i].set(flag & room.holds(needed)),
+      before.wrong,
+      _nonfinite((value, gradient)),
+    )
+    state, value = jax.tree.map(
+      lambda new, old: jnp.where(i < steps, new, old), (stepped, value), (state, before.loss)
+    )
+    return Block(state, value, wrong, -10 * jnp.log10(mse), needed)
 
+  never = jnp.zeros(BLOCK_STEPS + 1, bool)
+  wrong = jax.tree.map(lambda _: never, (0, state.params))
   nothing = Room(*jnp.zeros(2, jnp.int32))
-  (state, needed), (losses, wrong) = lax.scan(step, (state, nothing), length=steps)
-  gaussians = forward(state.params, state.carry, context).gaussians
-  bins, needed = make_bins(gaussians, needed)
-  mse, _ = _value_and_gradient(_clamped_l2, target, room.chunks, shape, **how)(gaussians, bins)
-  psnr = -10 * jnp.log10(mse)
+  start = Block(state, jnp.zeros(()), wrong, jnp.zeros(()), nothing)
+  after = lax.fori_loop(0, steps + 1, turn, start)
   if axis:
-    needed, wrong = lax.pmax(needed, axis), lax.pmin(wrong, axis)
-  return Block(state, losses, wrong, psnr, needed)
+    needed, wrong = lax.pmax(after.needed, axis), lax.pmin(after.wrong, axis)
+    after = after._replace(needed=needed, wrong=wrong)
+  return after
 
 
 def _raise_if_not_finite(wrong, first_step: int) -> None:
   """Names the first step and the attributes whose gradient was not finite."""
-  leaves = jax.tree_util.tree_leaves_with_path(wrong)
-  flags = jnp.stack([flag for _, flag in leaves], axis=-1)
-  if not bool(jnp.any(flags)):
+  wrong = jax.tree.map(np.asarray, wrong)
+  flags = np.stack(jax.tree.leaves(wrong), axis=-1)
+  if not np.any(flags):
     return
-  at = int(jnp.argmax(jnp.any(flags, axis=-1)))
+  at = int(np.argmax(np.any(flags, axis=-1)))
   _, gradient = wrong
   leaves = jax.tree_util.tree_leaves_with_path(gradient)
   names = [jax.tree_util.keystr(path).lstrip('.') for path, flag in leaves if bool(flag[at])]
@@ -263,8 +285,8 @@ def lower_block(
   name = api.chosen(implementation, from_lists=True)
   arguments, room = _placed(state, context, target, forward, name)
   static = {'forward': forward, 'loss': loss, 'optimizer': optimizer, 'implementation': name}
-  lowered = _block_program().lower(*arguments, **static, steps=BLOCK_STEPS, room=room)
-  return lowered, arguments
+  arguments = *arguments, np.int32(BLOCK_STEPS)
+  return _block_program().lower(*arguments, **static, room=room), arguments
 
 
 def run(
@@ -297,10 +319,10 @@ def run(
       state,
       context,
       target,
+      np.int32(count),
       forward=forward,
       loss=loss,
       optimizer=optimizer,
-      steps=count,
       room=room,
       implementation=name,
     )
@@ -313,7 +335,7 @@ def run(
     if between and done < steps:
       state = jax.device_put(between(*_on_one_device((state, target))), everywhere)
     if on_block:
-      progress = Progress(done, float(after.losses[-1]), float(after.psnr))
+      progress = Progress(done, float(after.loss), float(after.psnr))
       on_block(_on_one_device(state), progress)
   return _on_one_device(state)
 

@@ -96,7 +96,12 @@ def markdown(rows: Rows, classic_rows: Rows, judged: Judged = ALONE) -> str:
     '## BD-rate: change of rate at equal PSNR, negative is better',
     f'Against the classic codecs where these take {low:g} to {high:g} bpp. Of the mean curves, and'
     " as the mean of the images' own.",
-    _bd_rate_table(rows, classic_rows, judged),
+    _bd_rate_table(rows, classic_rows, judged, 'psnr'),
+    '## BD-rate at equal MS-SSIM',
+    'The same, with curves of -10 log10(1 - MS-SSIM).',
+    _bd_rate_table(rows, classic_rows, judged, 'ms_ssim'),
+    '## BD-rate of each image at equal PSNR',
+    _bd_rates_of_images(rows, classic_rows, judged),
     '## Mean bytes by section of the file',
     _sections_table(rows),
     '## Each image',
@@ -309,43 +314,61 @@ def _rate_at(level: float, rates: Sequence[float], psnrs: Sequence[float]) -> st
     return '-'
 
 
-def _bd_rate_table(rows: Rows, classic_rows: Rows, judged: Judged) -> str:
-  curves, lines = _curves(rows), []
-  base = [name for name, curve in curves.items() if curve[0]['method'] == judged.baseline][:1]
+class _Anchor(NamedTuple):
+  """A curve that others are held against."""
+
+  rows: Rows
+  keys: Sequence[str]  # that make a point of it
+  between: tuple[float, float]  # of its rates, bpp
+
+
+def _anchors(rows: Rows, classic_rows: Rows, judged: Judged) -> dict[str, _Anchor]:
+  """The baseline, if there is one, and the classic codecs."""
+  base = [(name, c) for name, c in _curves(rows).items() if c[0]['method'] == judged.baseline][:1]
+  return {name: _Anchor(curve, _POINT, (0.0, math.inf)) for name, curve in base} | {
+    name: _Anchor(curve, _CLASSIC_POINT, judged.between)
+    for name, curve in _codecs(classic_rows).items()
+  }
+
+
+def _bd_rate_table(rows: Rows, classic_rows: Rows, judged: Judged, quality: str) -> str:
+  anchors, lines = _anchors(rows, classic_rows, judged), []
   for part, among in _parts(rows, judged).items():
-    for name, curve in curves.items():
-      ours = [row for row in curve if row['image'] in among]
-      cells = [_bd_rate(ours, curves[other], _POINT, (0.0, math.inf)) for other in base]
-      for theirs in _codecs(classic_rows).values():
-        both = [_bd_rate(ours, theirs, _CLASSIC_POINT, judged.between, each) for each in (0, 1)]
+    for name, curve in _curves(rows).items():
+      ours, cells = [row for row in curve if row['image'] in among], []
+      for anchor in anchors.values():
+        both = [_bd_rate(ours, anchor, quality, each) for each in (False, True)]
         cells.append(both[0] if both[0].startswith('none') else ', '.join(both))
       lines.append([name, part, *cells])
-  against = [f'against {name}' for name in (*base, *_codecs(classic_rows))]
-  return _table(('curve', 'images', *against), lines)
+  return _table(('curve', 'images', *(f'against {name}' for name in anchors)), lines)
 
 
-def _bd_rate(
-  curve: Rows,
-  anchor: Rows,
-  anchor_keys: Sequence[str],
-  between: tuple[float, float],
-  each: int = 0,
-) -> str:
+def _bd_rates_of_images(rows: Rows, classic_rows: Rows, judged: Judged) -> str:
+  anchors, lines = _anchors(rows, classic_rows, judged), []
+  for image in sorted(_images(rows)):
+    for name, curve in _curves(rows).items():
+      if own := [row for row in curve if row['image'] == image]:
+        lines.append([image, name, *(_bd_rate(own, anchor, 'psnr') for anchor in anchors.values())])
+  return _table(('image', 'curve', *(f'against {name}' for name in anchors)), lines)
+
+
+def _bd_rate(curve: Rows, anchor: _Anchor, quality: str, each: bool = False) -> str:
   """The BD-rate over the images that both have, or the reason why there is none.
 
   Of the mean curves, or the mean of each image's.
   """
-  among = _images(curve) & _images(anchor)
+  among = _images(curve) & _images(anchor.rows)
   if not among:
-    return 'none: no image in common' if anchor else 'none: not measured'
+    return 'none: no image in common'
   groups = [{image} for image in sorted(among)] if each else [among]
   changes = []
   for group in groups:
-    ours, theirs = _mean_curve(curve, _POINT, group), _mean_curve(anchor, anchor_keys, group)
-    if min(len(set(psnrs)) for _, psnrs in (ours, theirs)) < 2:
+    ours = _mean_curve(curve, _POINT, group, quality)
+    theirs = _mean_curve(anchor.rows, anchor.keys, group, quality)
+    if min(len(set(values)) for _, values in (ours, theirs)) < 2:
       return 'none: one point is no curve'
     try:
-      changes.append(metrics.bd_rate(*ours, *theirs, between))
+      changes.append(metrics.bd_rate(*ours, *theirs, anchor.between))
     except ValueError as error:
       return f'none: {error}'
   return f'{np.mean(changes):+.1f} %'

@@ -136,9 +136,19 @@ def energies(gaussians: Gaussians) -> Float[Array, 'N']:
   return jnp.sum(gaussians.color**2 * _area(gaussians.log_scale), axis=-1)
 
 
-@lru_cache
-def with_rate(delta: float, weight: float, presence: float, samples: int) -> fit.ForwardFn:
-  """The forward function of a fit that also pays for what its Gaussians will take to tell.
+class Price(NamedTuple):
+  """What a fit pays for what its Gaussians will take to tell; see `price`."""
+
+  energy: Any  # delta^2
+  weight: Any  # of all
+  presence: Any  # of being there at all
+
+
+FREE = Price(1.0, 0.0, 0.0)
+
+
+def price(delta: float, weight: float, presence: float, samples: int) -> Price:
+  """At the slope of rounding in steps of `delta`, times `weight`.
 
   All of a Gaussian's numbers together take about 3 log2(1 + x) bits, x = E / delta^2, and 3 / ln 2
   times `presence` more where it is there at all. At the slope of rounding in steps of delta,
@@ -149,28 +159,21 @@ def with_rate(delta: float, weight: float, presence: float, samples: int) -> fit
   in units of the mean squared error of `samples` pixels times channels. What is below delta^2 is
   pulled to nothing, what is above hardly feels that it is there.
   """
-
-  def forward(params: Gaussians, carry: Any, context: Any) -> fit.Forward:
-    del context
-    gaussians = with_floor(params)
-    x = energies(gaussians) / delta**2
-    rate = jnp.sum(jnp.log1p(x) - presence * jnp.expm1(-x))
-    return fit.Forward(gaussians, carry, weight * delta**2 / 2 / samples * rate)
-
-  return forward
+  return Price(delta**2, weight * delta**2 / 2 / samples, presence)
 
 
-def forward(params: Gaussians, carry: Told, context: Any) -> fit.Forward:
-  """Numbers that are rounded stand as they are, the others are free."""
-  del context
+def forward(params: Gaussians, carry: Told, context: Price) -> fit.Forward:
+  """Numbers that are rounded stand as they are, the others are free, and all have their price."""
   done, value = carry.done, carry.value
   params = with_floor(params)
+  x = energies(params) / context.energy
+  rate = jnp.sum(jnp.log1p(x) - context.presence * jnp.expm1(-x))
   # The area that a free colour was fitted with moves on only while it is free itself.
   scale = jnp.where(done.log_scale, jax.lax.stop_gradient(params.log_scale), params.log_scale)
   free = replace(params, color=params.color * jnp.sqrt(_area(scale)))
   told = jax.tree.map(jnp.where, done, value, free)
   gaussians = replace(told, color=told.color / jnp.sqrt(_area(told.log_scale)))
-  return fit.Forward(gaussians, carry, jnp.zeros(()))
+  return fit.Forward(gaussians, carry, context.weight * rate)
 
 
 @lru_cache
@@ -228,43 +231,49 @@ def run(
   delta = graded.delta_of(method.precision)
   thinning, between, turns = schedule(steps, method.parts)
 
-  def fitted(state: fit.FitState, steps: int, forward: fit.ForwardFn) -> fit.FitState:
+  def fitted(state: fit.FitState, steps: int, price: Price) -> fit.FitState:
+    # One program for all: the price is an argument.
+    context = jax.tree.map(np.float32, price)
     options: dict[str, Any] = {'optimizer': optimizer, 'loss': loss, 'on_block': on_block}
-    return fit.run(state, target, steps=steps, forward=forward, **options)
+    return fit.run(state, target, steps=steps, forward=forward, context=context, **options)
 
   if int(state.step) < thinning:
-    paying = with_rate(delta, method.weight, method.presence, target.size)
-    state = fitted(state, thinning, paying)
+    state = fitted(state, thinning, price(delta, method.weight, method.presence, target.size))
   while (turn := (int(state.step) - thinning) // between) < turns - 1:
     state = rounded(state, key, turn, method, target.shape[:2])
-    state = fitted(state, thinning + (turn + 1) * between, forward)
+    state = fitted(state, thinning + (turn + 1) * between, FREE)
   return rounded(state, key, turns - 1, method, target.shape[:2])
+
+
+@jax.jit
+def _seen(params: Gaussians):
+  """The canonical parameters, and of the Gaussians that they stand for the energies and e."""
+  params = canonical(params)
+  gaussians = with_floor(params)
+  return params, energies(gaussians), gaussians.color * jnp.sqrt(_area(gaussians.log_scale))
 
 
 def _graded(state: fit.FitState, method: Rounding, delta: float) -> fit.FitState:
   """Chooses grades and colour axes, and lets those of too little energy go."""
-  params = canonical(state.params)
-  gaussians = with_floor(params)
-  energy = np.asarray(energies(gaussians))
+  params, *seen = _seen(state.params)
+  energy, e = map(np.asarray, seen)
   kept = energy > delta**2
   kept[np.argmax(energy)] = True  # a file has one at least
-  e = np.asarray(gaussians.color * jnp.sqrt(_area(gaussians.log_scale)))
-  away = ~jnp.asarray(kept)
-  nowhere = densify.sleepers(kept.size, gaussians.num_channels)
-
-  def each(mask, leaf):
-    return jnp.broadcast_to(mask.reshape(-1, *[1] * (leaf.ndim - 1)), leaf.shape)
-
-  told: Told = state.carry
+  nowhere = jax.tree.map(np.asarray, densify.sleepers(*e.shape))
   told = replace(
-    told,
-    done=jax.tree.map(lambda leaf: each(away, leaf), gaussians),
+    jax.tree.map(np.asarray, state.carry),
+    done=jax.tree.map(lambda leaf: np.broadcast_to(~_beside(kept, leaf), leaf.shape), nowhere),
     value=nowhere,
-    kept=jnp.asarray(kept),
-    grade=jnp.asarray(_grades(method, energy, kept, delta), jnp.int32),
-    axes=jnp.asarray(method.axes(e[kept])),
+    kept=kept,
+    grade=_grades(method, energy, kept, delta).astype(np.int32),
+    axes=method.axes(e[kept]),
   )
   return replace(state, params=params, carry=told)
+
+
+def _beside(mask: np.ndarray, leaf: np.ndarray) -> np.ndarray:
+  """A mask of Gaussians, shaped to go with an attribute's numbers."""
+  return mask.reshape(-1, *[1] * (leaf.ndim - 1))
 
 
 def _grades(method: Rounding, energy: np.ndarray, kept: np.ndarray, delta: float) -> np.ndarray:
@@ -283,25 +292,29 @@ def rounded(
   delta = graded.delta_of(method.precision)
   if turn == 0 and not np.any(state.carry.done.log_scale):
     state = _graded(state, method, delta)
-  told: Told = state.carry
+  # On the host, and back in one piece: JAX would compile each of these small operations.
+  free, told = jax.tree.map(np.asarray, (_floored(state.params), state.carry))
   which, part = divmod(turn, method.parts)
   name = ORDER[which]
   order = jax.random.permutation(jax.random.fold_in(key, which), told.grade.size)
   mine = np.zeros(told.grade.size, bool)
   mine[np.array_split(np.asarray(order), method.parts)[part]] = True
-  free, kept = jax.tree.map(np.asarray, with_floor(state.params)), np.asarray(told.kept)
   if name == 'mean_xy' and not np.any(told.size):
-    low, size = np.zeros((kept.size, 2), np.int32), np.ones((kept.size, 2), np.int32)
-    low[kept], size[kept] = stream.boxes_of(free.mean_xy[kept].astype(np.float64), *sizes)
-    told = replace(told, low=jnp.asarray(low), size=jnp.asarray(size))
-  values = jnp.asarray(_NEAREST[name](free, jax.tree.map(np.asarray, told), delta), jnp.float32)
+    low, size = np.zeros((mine.size, 2), np.int32), np.ones((mine.size, 2), np.int32)
+    means = free.mean_xy[told.kept].astype(np.float64)
+    low[told.kept], size[told.kept] = stream.boxes_of(means, *sizes)
+    told = replace(told, low=low, size=size)
+  values = _NEAREST[name](free, told, delta).astype(np.float32)
   done = getattr(told.done, name)
-  new = jnp.asarray(mine.reshape(-1, *[1] * (values.ndim - 1))) & ~done
-  value = jnp.where(new, values, getattr(told.value, name))
+  new = _beside(mine, values) & ~done
+  value = np.where(new, values, getattr(told.value, name))
   told = replace(
     told, value=replace(told.value, **{name: value}), done=replace(told.done, **{name: done | new})
   )
-  return replace(state, carry=told)
+  return replace(state, carry=jax.tree.map(jnp.asarray, told))
+
+
+_floored = jax.jit(with_floor)
 
 
 def _log_scale_levels(log_scale, grade):

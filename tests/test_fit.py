@@ -253,7 +253,7 @@ def test_too_many_chunks_in_a_tile_are_rendered_in_two_passes(adam_run, start, t
     raise AssertionError('tile by tile')
 
   monkeypatch.setattr(fit, '_MOST_CHUNKS', 2)
-  monkeypatch.setattr(fit.api, 'mean_error', nothing)
+  monkeypatch.setattr(fit.api, 'mean_errors', nothing)
   fit._block_program.cache_clear()  # or a program that is there already would run
   assert_like_before(run(start, target, fit.BLOCK_STEPS), adam_run)
   fit._block_program.cache_clear()
@@ -284,7 +284,7 @@ def test_a_fit_wants_a_rasterizer_that_works_from_lists(start, target, name, mon
 
 def test_blocks_of_a_batch_of_images_are_those_of_each(start, target):
   optimizer = optimizers.adam(50)
-  options = {'forward': fit.free, 'loss': losses.l2, 'optimizer': optimizer, 'steps': 3}
+  options = {'forward': fit.free, 'loss': losses.l2, 'optimizer': optimizer, 'steps': 1}
   height, width, _ = target.shape
   room = fit.first_room(start.num_gaussians, height, width)
   room = room._replace(pairs=4 * room.pairs)  # one device has what several would share
@@ -295,10 +295,10 @@ def test_blocks_of_a_batch_of_images_are_those_of_each(start, target):
   together = jax.jit(jax.vmap(block, in_axes=(0, None, 0)))(states, None, targets)
   for i in range(2):
     alone = jax.jit(block)(state, None, targets[i])
-    assert alone.psnr > 10 and room.holds(fit.Room(*map(int, alone.needed)))
+    assert alone.psnr > 5 and room.holds(fit.Room(*map(int, alone.needed)))
     # Adam takes whole steps where a gradient is rounding alone, as by the rotation of a disc.
     assert together.psnr[i] == pytest.approx(float(alone.psnr), abs=0.1)
-    np.testing.assert_allclose(together.losses[i, 0], alone.losses[0], rtol=1e-5)
+    np.testing.assert_allclose(together.loss[i], alone.loss, rtol=1e-5)
 
 
 def test_what_incomplete_lists_break_is_not_held_against_the_fit(monkeypatch):
@@ -344,10 +344,12 @@ def test_nan_in_the_start_is_named(start, target, attribute):
     run(broken, target, fit.BLOCK_STEPS)
 
 
-def test_nan_on_the_way_is_named_with_its_step():
+# What breaks the rotations is an update, so the next step finds out: or, after the last of a
+# block, the look at where it led.
+@pytest.mark.parametrize('at', [fit.BLOCK_STEPS + 6, 2 * fit.BLOCK_STEPS - 1])
+def test_nan_on_the_way_is_named_with_its_step(at):
   scene = scenes.random()
   target = jnp.asarray(scenes.photograph(scene.height, scene.width))
-  at = fit.BLOCK_STEPS + 6  # this update breaks the rotations, so the next step finds out
   spoil = optax.scale_by_schedule(lambda count: jnp.where(count == at, jnp.nan, 1.0))
   rotation_only = Gaussians(False, False, True, False)
   optimizer = optax.chain(optimizers.adam(STEPS), optax.masked(spoil, rotation_only))
@@ -374,9 +376,9 @@ def test_a_block_is_traced_once():
   target = jnp.asarray(scenes.photograph(scene.height, scene.width))
   run(scene.gaussians, target, 2 * fit.BLOCK_STEPS, loss=loss)
   once = len(traces)
-  assert once <= 2  # scan may trace its body twice
+  assert once <= 2  # a loop may trace its body twice
   other = scenes.borders()
-  run(other.gaussians, 0.5 * target, STEPS, loss=loss)
+  run(other.gaussians, 0.5 * target, STEPS - 7, loss=loss)  # the last block is a shorter one
   assert len(traces) == once
 
 

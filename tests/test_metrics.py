@@ -225,8 +225,8 @@ def test_bd_rate_ignores_order_and_duplicates():
     ([0.5, 0.6], [38.0, 40.0], 'overlap'),
     ([0.5, 0.6], [37.0, 40.0], 'overlap'),
     ([0.0, 0.6], [30.0, 31.0], 'positive rates'),
-    ([0.5, 0.6], [30.0, math.inf], 'finite PSNR'),
-    ([0.5, 0.6], [30.0], 'one PSNR a rate'),
+    ([0.5, 0.6], [30.0, math.inf], 'finite qualities'),
+    ([0.5, 0.6], [30.0], 'one quality a rate'),
   ],
 )
 def test_bd_rate_refuses(rate, psnr, message):

@@ -103,9 +103,9 @@ def test_sections_are_mean_bytes():
   assert table[1] == ['gi', '10', '1', '70', '25', '25', '120']
 
 
-def _bd_table(rows, classic, **judged):
+def _bd_table(rows, classic, heading='BD-rate: change of rate at equal PSNR', **judged):
   text = report.markdown(rows, classic, report.Judged('gi', **judged))
-  (table,) = (v for k, v in _tables(text).items() if 'BD-rate' in k)
+  (table,) = (table for name, table in _tables(text).items() if name.startswith(heading))
   return table
 
 
@@ -117,8 +117,8 @@ def test_bd_rates():
   # at 32 dB.
   ratios = 0.45 / 2**0.5, 0.55 * 2**0.5
   own = [100 * (sum(f * ratio for ratio in ratios) / 2 - 1) for f in (1, 0.5)]
-  assert table[1] == ['gi', 'all 2', '+0.0 %', f'-50.0 %, {own[0]:+.1f} %']
-  assert table[2] == ['cgvq', 'all 2', '-50.0 %', f'-75.0 %, {own[1]:+.1f} %']
+  assert table[1] == ['gi', 'all 2', '+0.0 %, +0.0 %', f'-50.0 %, {own[0]:+.1f} %']
+  assert table[2] == ['cgvq', 'all 2', '-50.0 %, -50.0 %', f'-75.0 %, {own[1]:+.1f} %']
 
 
 def test_what_the_codec_is_tuned_on_is_told_apart():
@@ -139,6 +139,34 @@ def test_what_the_codec_is_tuned_on_is_told_apart():
   assert 'tuned on' not in everything
 
 
+def test_bd_rates_at_equal_ms_ssim():
+  levels = {'1000': 0.9, '4000': 0.99, '10': 0.9, '90': 0.99}  # 10 and 20 dB of each
+
+  def at(row):
+    return row | {'ms_ssim': levels[str(row.get('setting', row.get('quality')))]}
+
+  rows, classic = [at(row) for row in ROWS], [at(row) for row in CLASSIC]
+  table = _bd_table(rows, classic, 'BD-rate at equal MS-SSIM')
+  assert table[0] == ['curve', 'images', 'against gi', 'against JPEG']
+  assert table[1] == ['gi', 'all 2', '+0.0 %, +0.0 %', '-50.0 %, -50.0 %']  # 0.9 and 1.1 of half
+  assert table[2] == ['cgvq', 'all 2', '-50.0 %, -50.0 %', '-75.0 %, -75.0 %']
+  without = _bd_table(ROWS, CLASSIC, 'BD-rate at equal MS-SSIM')
+  assert without[1][3] == 'none: one point is no curve'  # one MS-SSIM for all
+
+
+def test_bd_rates_of_each_image():
+  table = _bd_table(ROWS, CLASSIC, 'BD-rate of each image')
+  assert table[0] == ['image', 'curve', 'against gi', 'against JPEG']
+  assert [row[:3] for row in table[1:]] == [
+    ['one', 'gi', '+0.0 %'],
+    ['one', 'cgvq', '-50.0 %'],
+    ['two', 'gi', '+0.0 %'],
+    ['two', 'cgvq', '-50.0 %'],
+  ]
+  # The images' own of `test_bd_rates`.
+  assert [row[3] for row in table[1:]] == ['-68.2 %', '-84.1 %', '-22.2 %', '-61.1 %']
+
+
 def test_bd_rate_compares_the_same_images():
   # A third, dear image that JPEG does not have must not enter the comparison with JPEG.
   rows = [*ROWS, _row('three', 'gi', 1000, 9.0, 30), _row('three', 'gi', 4000, 19.0, 34)]
@@ -154,7 +182,7 @@ def test_bd_rate_says_why_there_is_none():
   cgvq = [row for row in ROWS if row['method'] == 'cgvq']
   assert _bd_table(cgvq, CLASSIC)[0][2:] == ['against JPEG']
   far = [row | {'bpp': 100 * row['bpp']} for row in CLASSIC]
-  assert _bd_table(ROWS, far)[1][3].startswith('none: wanted curves that overlap in PSNR')
+  assert _bd_table(ROWS, far)[1][3].startswith('none: wanted curves that overlap in quality')
 
 
 def test_curves_differ_by_clusters_and_steps():

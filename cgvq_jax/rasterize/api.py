@@ -25,10 +25,11 @@ from jaxtyping import Array, Bool, Float
 from cgvq_jax import cores
 from cgvq_jax.rasterize import pallas, reference, xla
 from cgvq_jax.rasterize.layout import (
+  Errors,
   Kernels,
   Target,
   arranged,
-  error_of_samples,
+  errors_of_samples,
   gaussian_table,
 )
 from cgvq_jax.rasterize.tiles import (
@@ -170,38 +171,46 @@ def rasterize_binned(
   return image[:height, :width]
 
 
-def mean_error(
-  error: Callable[[Array, Array], Array],
+def mean_errors(
+  errors: Errors,
   target: Target,
   gaussians: Gaussians,
   bins: Bins,
   *,
   axis: str | None = None,
   implementation: str | None = None,
-) -> tuple[Float[Array, ''], Gaussians]:
-  """The mean of error(image, target) over all samples, and its gradient by the Gaussians.
+) -> tuple[Float[Array, 'E'], Gaussians]:
+  """The means of errors(image, target) over all samples, and the first's gradient by the Gaussians.
 
-  `error` works sample by sample, on arrays of any one shape; see `layout.tile_target` for the
+  `errors` works sample by sample, on arrays of any one shape; see `layout.tile_target` for the
   target. No tile may have more chunks than `target.block`. `axis` as for `rasterize_binned`.
   """
   table, pullback = jax.vjp(gaussian_table, gaussians)
 
   def run(kernels, target, table, bins):
-    return (kernels.mean_error or partial(_in_two_passes, kernels))(error, target, table, bins)
+    return (kernels.mean_errors or partial(_in_two_passes, kernels))(errors, target, table, bins)
 
-  value, gradient = _run(implementation, run, target, table, bins)
+  values, gradient = _run(implementation, run, target, table, bins)
   if axis:
     with jax.named_scope('exchange'):
-      value, gradient = lax.psum((value, gradient), axis)
-  return value, pullback(gradient)[0]
+      values, gradient = lax.psum((values, gradient), axis)
+  return values, pullback(gradient)[0]
 
 
-def _in_two_passes(kernels: Kernels, error, target: Target, table, bins: Bins):
+def mean_error(
+  error: Callable[[Array, Array], Array], *arguments, **options
+) -> tuple[Float[Array, ''], Gaussians]:
+  """`mean_errors` of one."""
+  values, gradient = mean_errors(lambda *images: (error(*images),), *arguments, **options)
+  return values[0], gradient
+
+
+def _in_two_passes(kernels: Kernels, errors, target: Target, table, bins: Bins):
   image = kernels.render(table, bins)
   pixels, inside = target.pixels[: bins.num_tiles], target.inside[: bins.num_tiles]
   with jax.named_scope('loss'):
-    value, cotangent = error_of_samples(error, image, pixels, inside, target.num_samples)
-  return value, kernels.pull_back(table, bins, cotangent)
+    values, cotangent = errors_of_samples(errors, image, pixels, inside, target.num_samples)
+  return values, kernels.pull_back(table, bins, cotangent)
 
 
 # --- from Gaussians alone ---

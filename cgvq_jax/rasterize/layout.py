@@ -21,30 +21,39 @@ Tiles = Float[Array, 'T C P']
 class Kernels(NamedTuple):
   """An implementation. Tile lists must be complete; those of all but `xla` may be of any shape.
 
-  `mean_error(error, target, table, bins)` is there where it can be done in less than a rendering,
-  the error of all samples and a pull back: the value, and the gradient of the table.
+  `mean_errors(errors, target, table, bins)` is there where it can be done in less than a rendering,
+  the errors of all samples and a pull back: the values, and the gradient of the table.
   """
 
   render: Callable[[Table, Bins], Tiles]
   pull_back: Callable[[Table, Bins, Tiles], Table]  # (..., cotangent) -> gradient of the table
-  mean_error: Callable[..., tuple[Float[Array, ''], Table]] | None = None
+  mean_errors: Callable[..., tuple[Float[Array, 'E'], Table]] | None = None
 
 
-def error_of_samples(
-  error: Callable[[Array, Array], Array],
+# (image, target) -> errors of their shape: the one to descend, and others to be told as well.
+Errors = Callable[[Array, Array], tuple[Array, ...]]
+
+
+def errors_of_samples(
+  errors: Errors,
   image: Tiles,
   target: Tiles,
   counted: Bool[Array, 'T 1 P'],
   num_samples: int,
-) -> tuple[Float[Array, ''], Tiles]:
-  """What these tiles add to the mean of error(image, target), and its cotangent.
+) -> tuple[Float[Array, 'E'], Tiles]:
+  """What these tiles add to the means of errors(image, target), and the cotangent of the first.
 
   Samples that do not count have a cotangent of 0, even where an error has no finite derivative."""
   share_of_each = jnp.where(counted, 1 / num_samples, 0.0)
-  errors, pullback = jax.vjp(lambda image: error(image, target), image)
+
+  def first_apart(image):
+    first, *others = errors(image, target)
+    return first, others
+
+  first, pullback, others = jax.vjp(first_apart, image, has_aux=True)
   (cotangent,) = pullback(jnp.broadcast_to(share_of_each, image.shape))
-  value = jnp.sum(jnp.where(counted, errors * share_of_each, 0.0))
-  return value, jnp.where(counted, cotangent, 0.0)
+  values = [jnp.sum(jnp.where(counted, each * share_of_each, 0.0)) for each in (first, *others)]
+  return jnp.stack(values), jnp.where(counted, cotangent, 0.0)
 
 
 def gaussian_table(gaussians: Gaussians) -> Table:
@@ -81,13 +90,13 @@ def own_tiles(image: Float[Array, 'H W C'], share: Share, tile_shape: TileShape 
 
 @struct.dataclass
 class Target:
-  """The tiles of a share of a target image, for `mean_error`; `block` more follow, all outside."""
+  """The tiles of a share of a target image, for `mean_errors`; `block` more follow, all outside."""
 
   pixels: Float[Array, 'T C P']
   inside: Bool[Array, 'T 1 P']
   height: int = struct.field(pytree_node=False)  # px, of the image
   width: int = struct.field(pytree_node=False)
-  block: int = struct.field(pytree_node=False)  # chunks that `mean_error` evaluates at a time
+  block: int = struct.field(pytree_node=False)  # chunks that `mean_errors` evaluates at a time
 
   @property
   def num_samples(self) -> int:
@@ -102,7 +111,7 @@ def tile_target(
   block: int = BLOCK,
   tile_shape: TileShape = TILE,
 ) -> Target:
-  """Done once for many calls of `mean_error`."""
+  """Done once for many calls of `mean_errors`."""
   height, width, _ = target.shape
   share, pad = own_share(axis), ((0, block), (0, 0), (0, 0))
   pixels = jnp.pad(own_tiles(target, share, tile_shape), pad)

@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from cgvq_jax.geometry import CUTOFF, squared_distance
-from cgvq_jax.rasterize.layout import Kernels, Table, Target, Tiles, error_of_samples
+from cgvq_jax.rasterize.layout import Errors, Kernels, Table, Target, Tiles, errors_of_samples
 from cgvq_jax.rasterize.tiles import BLOCK, CHUNK, TILE, Bins, TileShape
 
 
@@ -188,12 +188,13 @@ def pull_back(table: Table, bins: Bins, cotangent: Tiles, *, blocks: Blocks = li
   return lax.fori_loop(0, num_blocks, body, jnp.zeros_like(table))
 
 
-def mean_error(
-  error: Callable[[Array, Array], Array], target: Target, table: Table, bins: Bins
-) -> tuple[Float[Array, ''], Table]:
-  """This share's part of the mean of error(image, target) over all samples, and its gradient.
+def mean_errors(
+  errors: Errors, target: Target, table: Table, bins: Bins
+) -> tuple[Float[Array, 'E'], Table]:
+  """This share's part of the means of errors(image, target) over all samples, and the gradient of
+  the first.
 
-  `error` works sample by sample. So a tile's cotangent is known as soon as its own pixels are, and
+  They work sample by sample. So a tile's cotangent is known as soon as its own pixels are, and
   the weights that rendered it pull it back while they are still in cache: half the exponentials,
   and no image between. A block takes as many whole tiles as have at most `target.block` chunks; no
   tile may have more (`bins.most_chunks`).
@@ -204,18 +205,18 @@ def mean_error(
   lists = _lists_at(table, bins, block)
 
   @jax.named_scope('loss')
-  def error_and_cotangent(chunk_images, slot, first, end):
-    """Of the tiles first..end-1: their part of the value, and the cotangent of each chunk's."""
+  def errors_and_cotangent(chunk_images, slot, first, end):
+    """Of the tiles first..end-1: their part of the values, and the cotangent of each chunk's."""
     image = jnp.zeros((block, channels, pixels_a_tile))
     image = image.at[slot].add(chunk_images, mode='drop', indices_are_sorted=True)
     pixels = lax.dynamic_slice_in_dim(target.pixels, first, block)
     counted = lax.dynamic_slice_in_dim(target.inside, first, block)
     counted = counted & (jnp.arange(block) < end - first)[:, None, None]
-    value, cotangent = error_of_samples(error, image, pixels, counted, target.num_samples)
-    return value, lax.optimization_barrier(cotangent).at[slot].get(mode='clip')
+    values, cotangent = errors_of_samples(errors, image, pixels, counted, target.num_samples)
+    return values, lax.optimization_barrier(cotangent).at[slot].get(mode='clip')
 
   def body(carry):
-    first, value, gradient = carry
+    first, values, gradient = carry
     end = after[first]
     used = jnp.arange(block) < bins.tile_end[end - 1] - starts[first]
     ids, tile = lists(starts[first])
@@ -223,15 +224,16 @@ def mean_error(
     # What follows the last whole tile is dropped here and has a cotangent of 0: fewer tiles than
     # `block` leave its last slot empty, which is the one that a place beyond it is clipped to.
     slot = jnp.where(used, tile - first, block)
-    part, cotangent = error_and_cotangent(_chunk_images(*pairs), slot, first, end)
+    part, cotangent = errors_and_cotangent(_chunk_images(*pairs), slot, first, end)
     rows = _pairs_gradient(*pairs, cotangent, bins.tile_shape)
     with jax.named_scope('scatter'):
       gradient = gradient.at[ids].add(rows)
-    return end, value + part, gradient
+    return end, values + part, gradient
 
-  carry = jnp.zeros((), jnp.int32), jnp.zeros(()), jnp.zeros_like(table)
-  _, value, gradient = lax.while_loop(lambda carry: carry[0] < after.size, body, carry)
-  return value, gradient
+  count = len(jax.eval_shape(errors, target.pixels, target.pixels))
+  carry = jnp.zeros((), jnp.int32), jnp.zeros(count), jnp.zeros_like(table)
+  _, values, gradient = lax.while_loop(lambda carry: carry[0] < after.size, body, carry)
+  return values, gradient
 
 
 def _whole_tiles(bins: Bins, block: int):
@@ -248,7 +250,7 @@ def evaluated_pairs(num_chunks: int, tile_shape: TileShape = TILE) -> int:
 
 
 def evaluated_pairs_of_whole_tiles(bins: Bins, block: int = BLOCK) -> int:
-  """Weights that `mean_error` evaluates: blocks that hold whole tiles are not quite full."""
+  """Weights that `mean_errors` evaluates: blocks that hold whole tiles are not quite full."""
   tile, blocks, (_, after) = 0, 0, _whole_tiles(bins, block)
   after = np.asarray(after)
   while tile < after.size:
@@ -256,6 +258,6 @@ def evaluated_pairs_of_whole_tiles(bins: Bins, block: int = BLOCK) -> int:
   return blocks * block * CHUNK * bins.tile_shape.num_pixels
 
 
-KERNELS = Kernels(render, pull_back, mean_error)
+KERNELS = Kernels(render, pull_back, mean_errors)
 # Right whatever the lists, and slow: only the bins' geometry counts.
 WITHOUT_LISTS = Kernels(partial(render, blocks=all_pairs), partial(pull_back, blocks=all_pairs))
