@@ -2,7 +2,7 @@
 
   python -m cgvq_jax.main --config=configs/rd_ablation.py --workdir=runs/rd_ablation
 
-The six photographs that the project is tuned on, three qualities: about an hour on two cores. The
+The six photographs that the project is tuned on, two qualities: about an hour on two cores. The
 levers of the fit, each with its own folder, in which the first line of the table of means is it:
 
   ... --workdir=runs/no_growth --config.fit.densifier=none --config.method=cgvq_rd
@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
   """Kodak's, with other methods."""
   config = kodak.get_config()
   config.method = ('cgvq_rd', *ABLATIONS)
-  config.quality = (16, 32, 52)  # of the judge's: files and fits of its folder serve here too
+  config.quality = (16, 52)  # of the judge's: files and fits of its folder serve here too
   config.baseline = 'cgvq_rd'
   config.classic = ('JPEG',)
   config.update_from_flattened_dict({'data.images': kodak.TUNED_ON})
