@@ -28,6 +28,7 @@ def quick(monkeypatch):
   monkeypatch.setitem(accelerator.SCENES, 'tiny', functools.partial(scenes.random, 30))
 
 
+@pytest.mark.slow
 def test_a_row_is_of_one_image_of_the_batch():
   candidate = accelerator.Candidate('pallas_interpret', tiles.TileShape(8, 16))
   row = accelerator.measure(scenes.random(30), candidate, 2, FLOOR, steps=2)

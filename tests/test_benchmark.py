@@ -80,10 +80,13 @@ ENTRY %main (a: f32[2]) -> f32[2] {
   assert parts == want  # a loop's time is that of its body
 
 
+@pytest.mark.parametrize(
+  'stages', [['cgvq'], pytest.param(['fit', 'cgvq'], marks=pytest.mark.slow)]
+)
 @pytest.mark.usefixtures('tiny')
-def test_a_profile_tells_the_parts_of_a_step(capsys):
-  rows = profiling.profile('tiny', ['fit', 'cgvq'])
-  for stage in ('fit', 'cgvq'):
+def test_a_profile_tells_the_parts_of_a_step(stages, capsys):
+  rows = profiling.profile('tiny', stages)
+  for stage in stages:
     told = {row['part']: row for row in rows if row['stage'] == stage}
     assert {'binning', 'sort', 'weights', 'colors', 'gradients', 'moments', 'update'} <= told.keys()
     assert ('quantize' in told) == (stage == 'cgvq')

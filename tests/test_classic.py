@@ -37,7 +37,7 @@ def test_points_are_measured_on_real_files(codec, channels):
 
 
 def test_every_quality_is_another_file():
-  pixels = _pixels(3, 256, 384)
+  pixels = _pixels(3, 96, 144)
   for codec, known in classic.CODECS.items():
     rows = classic.points(pixels, codec)
     assert [row['quality'] for row in rows] == [*known.qualities]

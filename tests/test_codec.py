@@ -65,7 +65,8 @@ def test_decoded_image_is_the_one_that_the_encoder_measured(encoded, decoded):
   _, told = encoded
   best = float(told[-1][1].best_psnr)
   image = np.asarray(api.rasterize(decoded.gaussians, decoded.height, decoded.width))
-  assert psnr(to_bytes8(IMAGE), to_bytes8(image)) == pytest.approx(best, abs=1e-4)
+  # Two programs: of 6,912 samples, one or two on the edge between two of 256 levels may fall apart.
+  assert psnr(to_bytes8(IMAGE), to_bytes8(image)) == pytest.approx(best, abs=1e-3)
   assert best > 27
   assert psnr(to_bytes8(IMAGE), pixels(decoded)) == pytest.approx(best, abs=0.02)
 

@@ -16,7 +16,11 @@ from cgvq_jax.methods import METHODS
 NUM_GAUSSIANS = 2500
 
 
-@pytest.fixture(scope='module', params=[('gi', 1), ('cgvq', 4)], ids=['gi', 'cgvq'])
+@pytest.fixture(
+  scope='module',
+  params=[pytest.param(('gi', 1), marks=pytest.mark.slow), ('cgvq', 4)],
+  ids=['gi', 'cgvq'],
+)
 def symbols(request):
   """A photograph of 200 x 300 px, fitted for a moment; as many members a cluster as of 10,000 in
   16."""

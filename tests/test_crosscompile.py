@@ -225,9 +225,11 @@ def test_what_does_not_compile_is_told_and_the_rest_goes_on(monkeypatch):
 
 
 @pytest.mark.parametrize('device', ['H100', 'TPU'])
+@pytest.mark.parametrize(
+  'names', [['cgvq', 'k-means'], pytest.param(['batch', 'gi', 'densify'], marks=pytest.mark.slow)]
+)
 @pytest.mark.usefixtures('compilers')
-def test_every_stage_compiles(device):
-  names = ['batch', 'cgvq', 'k-means']
+def test_every_stage_compiles(names, device):
   folder = str(Path(__file__).parent)
   program = [str(Path(folder) / 'programs.py'), device, *names]
   done = crosscompile.in_new_process(program)

@@ -27,8 +27,13 @@ def one(x, y, s1, s2, rotation=0.0, color=(0.5, -0.3, 0.2)):
   )
 
 
+# Compiled whole, as fits do: one operation after another takes as many compilations.
+candidates = jax.jit(densify.candidates)
+move = jax.jit(densify.move, static_argnames=('most', 'ratio'))
+
+
 def best_of(residual):
-  found = densify.candidates(residual)
+  found = candidates(residual)
   at = int(jnp.argmax(found.gain))
   return float(found.gain[at]), jax.tree.map(lambda a: np.asarray(a[at]), found.gaussians)
 
@@ -58,7 +63,7 @@ def test_a_lone_ellipse_is_found_with_its_direction(direction):
 
 def test_the_gain_is_what_adding_it_takes_away():
   residual = TARGET - jnp.roll(TARGET, (1, 2), (0, 1))  # fine detail
-  found = densify.candidates(residual)
+  found = candidates(residual)
   gains, places = jax.lax.top_k(found.gain, int(np.sum(np.asarray(found.gain) > 0)))
   before, checked = float(jnp.sum(residual**2)), []
   for gain, at in zip(np.asarray(gains), np.asarray(places), strict=True):
@@ -75,7 +80,7 @@ def test_the_gain_is_what_adding_it_takes_away():
 
 def test_neighbours_of_a_better_place_are_no_candidates():
   residual = rasterize(one(32.5, 20.5, 1.5, 1.5), HEIGHT, WIDTH)
-  found = densify.candidates(residual)
+  found = candidates(residual)
   good = np.asarray(found.gain) > 0.3 * float(jnp.sum(residual**2))
   assert good.sum() == 1
 
@@ -84,7 +89,7 @@ def test_neighbours_of_a_better_place_are_no_candidates():
   ('size', 'channels'), [((1, 1), 3), ((1, 7), 1), ((2, 3), 4), ((17, 16), 3)]
 )
 def test_any_size_and_channels(size, channels):
-  found = densify.candidates(jnp.ones((*size, channels)))
+  found = candidates(jnp.ones((*size, channels)))
   assert found.gaussians.color.shape == (found.gain.size, channels)
   assert np.all(np.isfinite(found.gain)) and float(found.gain.max()) > 0
 
@@ -108,7 +113,7 @@ def test_the_worst_move_to_the_best_places_and_are_forgotten():
   gaussians = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), bright, dim)
   residual = rasterize(one(30.5, 20.5, 1.5, 1.5), HEIGHT, WIDTH)
   before = state_of(gaussians)
-  after = densify.move(before, residual, most=2, ratio=0.5)
+  after = move(before, residual, most=2, ratio=0.5)
   gain, best = best_of(residual)
   assert gain > 0.5 * densify.worth(dim, HEIGHT, WIDTH)[0]
   for name in ('mean_xy', 'log_scale', 'rotation', 'color'):
@@ -125,7 +130,7 @@ def test_nothing_moves_where_nothing_is_gained():
   before = state_of(one(10, 10, 2, 2))
   small = 0.1 * rasterize(one(30.5, 20.5, 1.5, 1.5), HEIGHT, WIDTH)
   for residual in (small, jnp.zeros_like(small)):
-    after = densify.move(before, residual, most=1, ratio=1.0)
+    after = move(before, residual, most=1, ratio=1.0)
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
@@ -193,7 +198,7 @@ def test_equal_settings_are_one_densifier():
   assert densify.matching_pursuit(77) is densify.matching_pursuit(77)
 
 
-@pytest.mark.parametrize('count', [1, 9])
+@pytest.mark.parametrize('count', [1, pytest.param(9, marks=pytest.mark.slow)])
 def test_few_gaussians(count):
   steps = 2 * fit.BLOCK_STEPS
   gaussians = codec.fit_image(jax.random.key(0), TARGET[:20, :20], count, steps=steps)
@@ -205,8 +210,8 @@ def test_few_gaussians(count):
 def test_a_batch_of_images_can_be_densified_at_once():
   residuals = jnp.stack([TARGET - 0.5, jnp.flip(TARGET, 1) - 0.3])
   state = state_of(densify.with_sleepers(one(10, 10, 2, 2), 20))
-  move = functools.partial(densify.move, most=10, ratio=0.3)
-  together = jax.vmap(move, in_axes=(None, 0))(state, residuals)
+  some = functools.partial(move, most=10, ratio=0.3)
+  together = jax.vmap(some, in_axes=(None, 0))(state, residuals)
   for i in range(2):
-    alone = move(state, residuals[i])
+    alone = some(state, residuals[i])
     np.testing.assert_allclose(together.params.mean_xy[i], alone.params.mean_xy, atol=1e-3)

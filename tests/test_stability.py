@@ -83,7 +83,9 @@ def test_any_picture(name):
   check_sane(gaussians, told, PICTURES[name])
 
 
-@pytest.mark.parametrize('name', ['noise', 'text', 'line art'])
+@pytest.mark.parametrize(
+  'name', ['text', *(pytest.param(name, marks=pytest.mark.slow) for name in ('noise', 'line art'))]
+)
 def test_one_gaussian_and_more_than_pixels(name):
   one, told = fitted(PICTURES[name], 1)
   assert one.num_gaussians == 1

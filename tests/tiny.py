@@ -29,9 +29,9 @@ def sources(folder: Path) -> list[dataset.Source]:
 
 
 def share_programs(folder: Path) -> None:
-  """Lets the processes that tests start share what they compile."""
-  os.environ['JAX_COMPILATION_CACHE_DIR'] = str(folder / 'compiled')
-  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+  """Lets the processes that tests start share what they compile, where nobody has said how."""
+  os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder / 'compiled'))
+  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
 
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
