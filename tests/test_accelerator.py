@@ -21,10 +21,6 @@ ROOT = Path(__file__).parents[1]
 def quick(monkeypatch):
   monkeypatch.setattr(accelerator, '_LEAST_SECONDS', 0.01)
   monkeypatch.setattr(accelerator, 'floors', lambda: FLOOR)
-  photograph = functools.partial(accelerator.fit_photograph, 100)
-  monkeypatch.setattr(accelerator, 'fit_photograph', photograph)
-  encoded = functools.partial(accelerator.encode_photograph, size=32)
-  monkeypatch.setattr(accelerator, 'encode_photograph', encoded)
   monkeypatch.setitem(accelerator.SCENES, 'tiny', functools.partial(scenes.random, 30))
 
 
@@ -43,6 +39,24 @@ def test_a_row_is_of_one_image_of_the_batch():
   assert row['floor_ms'] == pytest.approx(2e3 * row['evaluated_pairs'] / 1e9)
 
 
+@pytest.fixture(params=['told', pytest.param('made', marks=pytest.mark.slow)])
+def photograph(request, monkeypatch):
+  """What is made of the photograph, small; told in place of made, the benchmark is quick."""
+  fitted = functools.partial(accelerator.fit_photograph, 100)
+  encoded = functools.partial(accelerator.encode_photograph, size=32)
+  if request.param == 'told':
+
+    def fitted(steps):
+      return {'num_gaussians': 100, 'steps': steps, 'seconds': 1.0, 'psnr': 20.0}
+
+    def encoded(steps):
+      return {'steps': steps, 'seconds': 1.0, 'bytes': 1000, 'psnr': 20.0}
+
+  monkeypatch.setattr(accelerator, 'fit_photograph', fitted)
+  monkeypatch.setattr(accelerator, 'encode_photograph', encoded)
+
+
+@pytest.mark.usefixtures('photograph')
 def test_what_does_not_run_is_told_and_the_rest_is_measured(capsys):
   chosen = [accelerator.Candidate('xla'), accelerator.Candidate('pallas_triton')]
   measured = accelerator.run('tiny', chosen, batches=(1,), fit_steps=2)
@@ -55,6 +69,7 @@ def test_what_does_not_run_is_told_and_the_rest_is_measured(capsys):
   assert f'skipped: {words}' in said and 'as a file of cgvq_rd, 2 + 2 steps' in said
 
 
+@pytest.mark.usefixtures('photograph')
 def test_without_time_nothing_is_measured_and_that_is_told():
   measured = accelerator.run('tiny', [accelerator.Candidate('xla')], seconds=0, fit_steps=1)
   assert not measured['rows'] and len(measured['skipped']) == len(accelerator.BATCHES)

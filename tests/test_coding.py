@@ -18,7 +18,7 @@ NUM_GAUSSIANS = 2500
 
 @pytest.fixture(
   scope='module',
-  params=[pytest.param(('gi', 1), marks=pytest.mark.slow), ('cgvq', 4)],
+  params=[pytest.param(method, marks=pytest.mark.slow) for method in (('gi', 1), ('cgvq', 4))],
   ids=['gi', 'cgvq'],
 )
 def symbols(request):

@@ -373,7 +373,8 @@ def test_pairs_are_sorted_by_tile_and_keep_their_order(count, num_tiles):
   tile = rng.integers(0, num_tiles + 1, 140_000).astype(np.int32)
   gaussian = np.sort(rng.integers(0, count, tile.size)).astype(np.int32)
   order = np.argsort(tile, kind='stable')
-  got = tiles._sort_by_tile(jnp.asarray(tile), num_tiles, jnp.asarray(gaussian), count)
+  sort = jax.jit(lambda tile, gaussian: tiles._sort_by_tile(tile, num_tiles, gaussian, count))
+  got = sort(jnp.asarray(tile), jnp.asarray(gaussian))
   np.testing.assert_array_equal(got[0], tile[order])
   np.testing.assert_array_equal(got[1], gaussian[order])
 
@@ -487,8 +488,12 @@ def test_pixels_beyond_the_border_have_no_derivative():
   def root(image, target):  # no derivative where they are equal, as they are beyond the border
     return jnp.sqrt((image - target) ** 2)
 
-  bins = tiles.bin_gaussians(scene.gaussians, scene.height, scene.width, BIN_CAPACITY)
-  _, gradient = api.mean_error(root, layout.tile_target(target), scene.gaussians, bins)
+  @jax.jit
+  def run(gaussians):
+    bins = tiles.bin_gaussians(gaussians, scene.height, scene.width, BIN_CAPACITY)
+    return api.mean_error(root, layout.tile_target(target), gaussians, bins)
+
+  _, gradient = run(scene.gaussians)
   assert all(np.all(np.isfinite(getattr(gradient, a))) for a in ATTRIBUTES)
 
 
@@ -569,7 +574,8 @@ def test_more_pairs_than_an_integer_holds_are_too_many(count, height, width, cap
     rotation=jnp.zeros(count),
     color=jnp.ones((count, 1)),
   )
-  assert int(tiles.assign(gaussians, height, width, capacity)[-1]) > api.MAX_CAPACITY
+  assign = jax.jit(lambda gaussians: tiles.assign(gaussians, height, width, capacity)[-1])
+  assert int(assign(gaussians)) > api.MAX_CAPACITY
 
 
 def test_the_covering_scene_overflows_a_guessed_capacity():
