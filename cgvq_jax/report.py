@@ -355,23 +355,27 @@ def _bd_rates_of_images(rows: Rows, classic_rows: Rows, judged: Judged) -> str:
 def _bd_rate(curve: Rows, anchor: _Anchor, quality: str, each: bool = False) -> str:
   """The BD-rate over the images that both have, or the reason why there is none.
 
-  Of the mean curves, or the mean of each image's.
+  Of the mean curves, or the mean of each image's: of those that have one, and how many these are.
   """
   among = _images(curve) & _images(anchor.rows)
   if not among:
     return 'none: no image in common'
   groups = [{image} for image in sorted(among)] if each else [among]
-  changes = []
+  changes, reason = [], ''
   for group in groups:
     ours = _mean_curve(curve, _POINT, group, quality)
     theirs = _mean_curve(anchor.rows, anchor.keys, group, quality)
     if min(len(set(values)) for _, values in (ours, theirs)) < 2:
-      return 'none: one point is no curve'
+      reason = 'none: one point is no curve'
+      continue
     try:
       changes.append(metrics.bd_rate(*ours, *theirs, anchor.between))
     except ValueError as error:
-      return f'none: {error}'
-  return f'{np.mean(changes):+.1f} %'
+      reason = f'none: {error}'
+  if not changes:
+    return reason
+  some = f' ({len(changes)} of {len(groups)})' if reason else ''
+  return f'{np.mean(changes):+.1f} %{some}'
 
 
 def _classic_table(classic_rows: Rows) -> str:

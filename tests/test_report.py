@@ -185,6 +185,17 @@ def test_bd_rate_says_why_there_is_none():
   assert _bd_table(ROWS, far)[1][3].startswith('none: wanted curves that overlap in quality')
 
 
+def test_images_without_a_bd_rate_are_left_out_and_counted():
+  # All of cgvq's `two` is better than all of gi's; the mean curves have 32.25 to 34 dB in common.
+  better = [
+    row | {'psnr': row['psnr'] + 4.5} if (row['image'], row['method']) == ('two', 'cgvq') else row
+    for row in ROWS
+  ]
+  mean, own = _bd_table(better, [])[2][2].split(', ')
+  assert mean.endswith(' %') and own == '-50.0 % (1 of 2)'
+  assert _bd_table(better, [], 'BD-rate of each image')[4][2].startswith('none: wanted curves')
+
+
 def test_curves_differ_by_clusters_and_steps():
   more = [
     _row('one', 'cgvq', 1000, 0.5, 30, num_clusters=4),
