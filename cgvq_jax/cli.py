@@ -18,11 +18,13 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from cgvq_jax import classic, codec, cores, images, metrics, search
+from cgvq_jax import codec, devices, metrics, rate_control
 from cgvq_jax.bitstream import container
-from cgvq_jax.fit import Progress
-from cgvq_jax.methods import METHODS, PAPERS, QUALITY
-from cgvq_jax.progress import Bars
+from cgvq_jax.evaluate import baselines
+from cgvq_jax.fit.blocks import Progress
+from cgvq_jax.io import datasets, images
+from cgvq_jax.jobs.progress import Bars
+from cgvq_jax.methods.registry import METHODS, PAPERS, QUALITY
 
 _EXTENSION = '.cgvq'
 _EPILOG = """example:
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   except SystemExit as finished:  # argparse's own, after --help or a usage error
     return int(finished.code or 0)
   try:
-    cores.use_all()
+    devices.use_all()
     arguments.command(arguments)
     return 0
   except (UsageError, images.ImageError, container.ContainerError) as error:
@@ -117,10 +119,10 @@ def _encoded_to_target(
     return math.log(metrics.bpp(len(data), *pixels.shape[:2]))
 
   if arguments.target_bpp is not None:
-    return search.search(tried, log_rate, search.bpp(arguments.target_bpp))
+    return rate_control.search(tried, log_rate, rate_control.bpp(arguments.target_bpp))
   if arguments.target_psnr is not None:
-    return search.search(
-      tried, lambda data: _psnr(data, pixels), search.psnr(arguments.target_psnr)
+    return rate_control.search(
+      tried, lambda data: _psnr(data, pixels), rate_control.psnr(arguments.target_psnr)
     )
   return _encoded(arguments, pixels, arguments.quality)
 
@@ -196,7 +198,7 @@ def _info(arguments: argparse.Namespace) -> None:
 
 def _compare(arguments: argparse.Namespace) -> None:
   """A table of a file beside other codecs at its bytes, and pictures of it."""
-  from cgvq_jax import compare  # only here: it imports matplotlib, which no other command waits for
+  from cgvq_jax.evaluate import compare
 
   for path in filter(None, (arguments.picture, arguments.tiles)):
     _check_place(path)
@@ -220,7 +222,7 @@ def _sample(arguments: argparse.Namespace) -> None:
   """The sample photograph -> an image at OUT."""
   _check_place(arguments.output)
   _check_format(arguments.output, 3)
-  images.save(arguments.output, images.sample_photograph())
+  images.save(arguments.output, datasets.sample_photograph())
 
 
 @contextmanager
@@ -387,10 +389,10 @@ def _parser() -> argparse.ArgumentParser:
   comparing.add_argument(
     '--beside',
     nargs='+',
-    choices=classic.CODECS,
+    choices=baselines.CODECS,
     default=['JPEG'],
     metavar='CODEC',
-    help=f'of {", ".join(classic.CODECS)} (default: JPEG)',
+    help=f'of {", ".join(baselines.CODECS)} (default: JPEG)',
   )
   comparing.add_argument(
     '--encode_seconds', type=_positive, metavar='S', help='shown in the table, if you measured it'

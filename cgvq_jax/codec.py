@@ -14,15 +14,17 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from cgvq_jax import densify, finetune, fit, initialize, optimizers
 from cgvq_jax.bitstream import container, ordering
-from cgvq_jax.geometry import standard_deviations
-from cgvq_jax.losses import Loss, clamped_l2
-from cgvq_jax.methods import Method, dequantizers
-from cgvq_jax.quantize import graded
-from cgvq_jax.quantize.graded import Graded
+from cgvq_jax.fit import blocks, densify, initialize, optimizers
+from cgvq_jax.fit.losses import Loss, clamped_l2
+from cgvq_jax.methods import codebooks
+from cgvq_jax.methods.base import Telling
+from cgvq_jax.methods.registry import Method, dequantizers
+from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.geometry import standard_deviations
+from cgvq_jax.quantize import adaptive
+from cgvq_jax.quantize.adaptive import Graded
 from cgvq_jax.rasterize.api import CHANNELS, MAX_SIDE, rasterize
-from cgvq_jax.types import Gaussians, Telling
 
 _MAX_PIXELS = 1 << 28  # of a rendering: four times what a file's own size may be
 
@@ -44,7 +46,7 @@ def _from_start(stage: str, state: Any) -> Any:
   return state
 
 
-def _in_silence(stage: str, state: Any, progress: fit.Progress) -> None:
+def _in_silence(stage: str, state: Any, progress: blocks.Progress) -> None:
   del stage, state, progress
 
 
@@ -63,7 +65,7 @@ def encode(
   loss: Loss = clamped_l2,
   order: ordering.Put = ordering.put_sorted,
   resume: Callable[[str, Any], Any] = _from_start,
-  on_block: Callable[[str, Any, fit.Progress], None] = _in_silence,
+  on_block: Callable[[str, Any, blocks.Progress], None] = _in_silence,
 ) -> bytes:
   """Compresses an image in 0..1 into the bytes of one file.
 
@@ -71,7 +73,7 @@ def encode(
   `num_gaussians` gets fewer. It and `num_clusters` default to the method's. `densifier` and
   `optimizer` are made for `fit_steps`, and Gaussians are added where they gain what the method
   says they cost. The two long stages are 'fit' and 'finetune': `on_block(stage, state, progress)`
-  is called every fit.BLOCK_STEPS steps, and `resume(stage, initial state)` returns the state to go
+  is called every BLOCK_STEPS steps, and `resume(stage, initial state)` returns the state to go
   on from, the initial one or one that `on_block` was given earlier; the bytes are the same. `order`
   is how the Gaussians are ordered in the file, one of container.ORDERS; the picture is the same.
 
@@ -124,8 +126,8 @@ def fit_image(
   densifier: Callable[[int, float], densify.Densifier] = densify.matching_pursuit,
   optimizer: Callable[[int], optax.GradientTransformation] = optimizers.adam,
   loss: Loss = clamped_l2,
-  resume: Callable[[fit.FitState], fit.FitState] = lambda state: state,
-  on_block: Callable[[fit.FitState, fit.Progress], None] | None = None,
+  resume: Callable[[blocks.FitState], blocks.FitState] = lambda state: state,
+  on_block: Callable[[blocks.FitState, blocks.Progress], None] | None = None,
 ) -> Gaussians:
   """The first half of `encode`: at most `num_gaussians` free Gaussians, fitted to an image.
 
@@ -139,8 +141,8 @@ def fit_image(
   if gaussians.num_gaussians != first:
     raise ValueError(f'initializer: wanted {first} Gaussians, got {gaussians.num_gaussians}')
   gaussians = densify.with_sleepers(gaussians, num_gaussians)
-  state = fit.run(
-    resume(fit.initial_state(gaussians, (), stepping)),
+  state = blocks.run(
+    resume(blocks.initial_state(gaussians, (), stepping)),
     target,
     steps=steps,
     optimizer=stepping,
@@ -165,9 +167,9 @@ def decode(data: bytes) -> Decoded:
   symbols = container.read(data)
   try:
     if isinstance(symbols, Graded):
-      gaussians, labels = graded.dequantize(symbols), symbols.grade
+      gaussians, labels = adaptive.dequantize(symbols), symbols.grade
     else:
-      gaussians = finetune.thaw(symbols, dequantizers(symbols.channels))
+      gaussians = codebooks.thaw(symbols, dequantizers(symbols.channels))
       labels = np.repeat(np.arange(symbols.counts.size), symbols.counts)
   except ValueError as error:
     raise container.ContainerError(str(error)) from error

@@ -14,7 +14,7 @@ The working folder gets <method>/<N>/<image>.cgvq and .png, results.json, report
 same command goes on where it was stopped or killed, and does nothing where all is done.
 
 A config with recipes, such as configs/ablation.py, compares ways to fit instead: nothing is
-quantized, and the working folder gets study.md and study.png.
+quantized, and the working folder gets fit_study.md and fit_study.png.
 
 Exit codes: 0 all fine, 1 some image failed, 2 a bad command or config, 130 stopped by Ctrl-C.
 """
@@ -32,11 +32,14 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cgvq_jax import classic, cores, dataset, images, report, search, study
+from cgvq_jax import devices, rate_control
 from cgvq_jax.bitstream import container
 from cgvq_jax.codec import PRESETS
-from cgvq_jax.methods import ABLATIONS, METHODS
-from cgvq_jax.recipes import KNOWN, Recipe
+from cgvq_jax.evaluate import baselines, report
+from cgvq_jax.fit.api import KNOWN, Recipe
+from cgvq_jax.io import datasets, images
+from cgvq_jax.jobs import fit_study, rate_distortion
+from cgvq_jax.methods.registry import ABLATIONS, METHODS
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'The config file, such as configs/kodak.py.'
@@ -52,7 +55,7 @@ class ConfigError(ValueError):
 def main(argv: Sequence[str]) -> int:
   """Runs the job of the flags; returns the exit code."""
   signal.signal(signal.SIGTERM, _interrupt)
-  cores.use_all()
+  devices.use_all()
   try:
     if len(argv) > 1:
       raise ConfigError(f'wanted flags only, got {argv[1]!r}')
@@ -67,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
     print(' '.join(str(error).split()), file=sys.stderr)  # a missing config file takes four lines
     return 2
   try:
-    run = study.run if studied else dataset.run
+    run = fit_study.run if studied else rate_distortion.run
     outcome = run(workdir=_WORKDIR.value, **arguments)
   except KeyboardInterrupt:
     print('stopped; the same command goes on from here', file=sys.stderr)
@@ -79,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     what = 'fits' if studied else 'files'
     print(f'nothing to do: {outcome.unchanged} {what} are there and unchanged')
     return 0
-  page = Path(_WORKDIR.value) / ('study.md' if studied else 'report.md')
+  page = Path(_WORKDIR.value) / ('fit_study.md' if studied else 'report.md')
   print(
     f'{outcome.encoded} {"fitted" if studied else "files encoded"}, {outcome.unchanged} unchanged, '
     f'{len(outcome.failures)} failures; see {page}'
@@ -90,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def job(config: Any) -> dict[str, Any]:
-  """The arguments of `dataset.run` that a config stands for.
+  """The arguments of `rate_distortion.run` that a config stands for.
 
   Raises:
     ConfigError: a value is not what its name wants, or a name is missing.
@@ -99,19 +102,19 @@ def job(config: Any) -> dict[str, Any]:
   preset = PRESETS[_name(config, 'preset', PRESETS)]
   clusters = _numbers(config, 'num_clusters', 0, container.MAX_CLUSTERS)
   return {
-    'points': dataset.grid(
+    'points': rate_distortion.grid(
       _names(config, 'method', METHODS | ABLATIONS),
       _numbers(config, 'num_gaussians', 1, container.MAX_GAUSSIANS),
       [number or None for number in clusters],
       _qualities(config, 'quality'),
     ),
-    'settings': dataset.Settings(
+    'settings': rate_distortion.Settings(
       fit=_recipe(config, _number(config, 'fit.steps', 0) or preset.fit_steps, _of_job),
       finetune_steps=_number(config, 'finetune.steps', 0) or preset.finetune_steps,
       order=_name(config, 'order', container.ORDERS),
     ),
     'classic_codecs': [
-      _known('classic', name, classic.CODECS) for name in _listed(_value(config, 'classic'))
+      _known('classic', name, baselines.CODECS) for name in _listed(_value(config, 'classic'))
     ],
     'judged': report.Judged(
       _value(config, 'baseline') or None, tuple(_listed(_value(config, 'tuned_on')))
@@ -122,7 +125,7 @@ def job(config: Any) -> dict[str, Any]:
 
 
 def study_job(config: Any) -> dict[str, Any]:
-  """The arguments of `study.run`: a recipe has what config.fit says and it does not.
+  """The arguments of `fit_study.run`: a recipe has what config.fit says and it does not.
 
   Raises:
     ConfigError, images.ImageError: as `job`.
@@ -135,7 +138,7 @@ def study_job(config: Any) -> dict[str, Any]:
   }
 
 
-def _fit(config: Any, name: str) -> study.Fit:
+def _fit(config: Any, name: str) -> fit_study.Fit:
   own = config.recipes[name]
   if not re.fullmatch(r'[\w.-]+', name):
     raise ConfigError(f'config.recipes: wanted names of letters, digits, ._-, got {name!r}')
@@ -148,7 +151,7 @@ def _fit(config: Any, name: str) -> study.Fit:
     return f'recipes.{name}.{field}' if field in own else f'fit.{field}'
 
   count = _number(config, at('num_gaussians'), 1, container.MAX_GAUSSIANS)
-  return study.Fit(count, _recipe(config, _number(config, at('steps'), 1), at))
+  return fit_study.Fit(count, _recipe(config, _number(config, at('steps'), 1), at))
 
 
 def _recipe(config: Any, steps: int, at: Callable[[str], str]) -> Recipe:
@@ -161,19 +164,22 @@ def _of_job(field: str) -> str:
   return field if field == 'seed' else f'fit.{field}'  # clusters and codebooks go by it too
 
 
-def _sources(config: Any) -> list[dataset.Source]:
+def _sources(config: Any) -> list[rate_distortion.Source]:
   names = _listed(_value(config, 'data.images'))
-  sample = [dataset.Source(_SAMPLE, _load_sample)] if _SAMPLE in names else []
+  sample = [rate_distortion.Source(_SAMPLE, _load_sample)] if _SAMPLE in names else []
   names = [name for name in names if name != _SAMPLE]
   if sample and not names:
     return sample
-  folder = images.find_dataset(_value(config, 'data.root') or None)
-  paths = images.select(folder, names)
-  return [*sample, *(dataset.Source(path.stem, partial(images.load, path)) for path in paths)]
+  folder = datasets.find_dataset(_value(config, 'data.root') or None)
+  paths = datasets.select(folder, names)
+  return [
+    *sample,
+    *(rate_distortion.Source(path.stem, partial(images.load, path)) for path in paths),
+  ]
 
 
 def _load_sample() -> images.LoadedImage:
-  return images.LoadedImage(images.sample_photograph(), ())
+  return images.LoadedImage(datasets.sample_photograph(), ())
 
 
 def _value(config: Any, name: str) -> Any:
@@ -216,7 +222,7 @@ def _numbers(config: Any, name: str, low: int, high: int) -> list[int]:
 def _qualities(config: Any, name: str) -> list[float]:
   qualities = _listed(_value(config, name))
   for quality in qualities:
-    number = isinstance(quality, int | float) and search.LEAST <= quality <= search.MOST
+    number = isinstance(quality, int | float) and rate_control.LEAST <= quality <= rate_control.MOST
     if not number:
       raise ConfigError(f'config.{name}: wanted numbers of 1 to 100, got {quality!r}')
   return qualities

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from cgvq_jax.methods import ABLATIONS
+from cgvq_jax.methods.registry import ABLATIONS
 from configs import kodak
 
 

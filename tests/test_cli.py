@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import call, share_programs, write_image
+from small_jobs import call, share_programs, write_image
 
-from cgvq_jax import cli, codec, images
+from cgvq_jax import cli, codec
 from cgvq_jax.bitstream import container
-from cgvq_jax.fit import FitError
+from cgvq_jax.fit.blocks import FitError
+from cgvq_jax.io import images
 
 
 @pytest.fixture(scope='module')

@@ -10,19 +10,19 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scenes
+import raster_scenes
 
 import cgvq_jax as cg
 from cgvq_jax.bitstream import container
-from cgvq_jax.images import to_bytes8
-from cgvq_jax.losses import l1, l2
-from cgvq_jax.methods import papers_method
+from cgvq_jax.fit.losses import l1, l2
+from cgvq_jax.io.images import to_bytes8
+from cgvq_jax.methods.registry import papers_method
 from cgvq_jax.metrics import psnr
 from cgvq_jax.quantize import vector
 from cgvq_jax.rasterize import api
 
 # As in tests/test_finetune.py, so that what is compiled for one serves the other.
-IMAGE = scenes.photograph(48, 48)
+IMAGE = raster_scenes.photograph(48, 48)
 METHOD = papers_method('small', 4, 2, 3)
 SETTINGS = {'num_gaussians': 60, 'fit_steps': 100, 'finetune_steps': 100}
 
@@ -90,7 +90,7 @@ def test_a_new_process_decodes_the_same_image(data, decoded, tmp_path):
   (tmp_path / 'photograph.cgvq').write_bytes(data)
   program = (
     'import numpy, cgvq_jax as cg\n'
-    'from cgvq_jax.images import to_bytes8\n'
+    'from cgvq_jax.io.images import to_bytes8\n'
     'decoded = cg.decode(open("photograph.cgvq", "rb").read())\n'
     'numpy.save("pixels.npy", to_bytes8(cg.render(decoded)))\n'
   )
@@ -163,9 +163,9 @@ def test_full_size_is_the_clamped_image(decoded):
 
 def fine_detail():
   """Small Gaussians: at half the size, most of them are no wider than a pixel."""
-  gaussians, height, width = scenes.random(scale=(1.0, 2.5))
+  gaussians, height, width = raster_scenes.random(scale=(1.0, 2.5))
   gaussians = gaussians.replace(color=0.6 * jnp.abs(gaussians.color))  # nothing is clamped
-  return cg.Decoded(gaussians, height, width, np.zeros(scenes.NUM_GAUSSIANS, np.int32))
+  return cg.Decoded(gaussians, height, width, np.zeros(raster_scenes.NUM_GAUSSIANS, np.int32))
 
 
 def test_half_size_is_the_full_size_seen_through_larger_pixels():
@@ -186,7 +186,7 @@ def test_double_size_averages_to_the_full_size():
 @pytest.mark.parametrize('scale', [1 / 2, 1 / 3])
 def test_smaller_gaussians_keep_their_integral_and_gain_the_pixels_variance(scale):
   deviation = 3.0
-  gaussians = scenes.make([[24.0, 24.0]], [[deviation, deviation]], [0.0], [[0.5]]).gaussians
+  gaussians = raster_scenes.make([[24.0, 24.0]], [[deviation, deviation]], [0.0], [[0.5]]).gaussians
   full, small = (
     cg.render(cg.Decoded(gaussians, 48, 48, np.zeros(1, np.int32)), s)[..., 0] for s in (1, scale)
   )

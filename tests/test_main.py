@@ -6,15 +6,18 @@ import runpy
 
 import pytest
 from ml_collections import ConfigDict
-from tiny import ROOT, call, write_image
+from small_jobs import ROOT, call, write_image
 
-from cgvq_jax import dataset, images, main, methods
-from cgvq_jax.recipes import Recipe
+from cgvq_jax import main
+from cgvq_jax.fit.api import Recipe
+from cgvq_jax.io import images
+from cgvq_jax.jobs import rate_distortion
+from cgvq_jax.methods import registry
 
 CONFIGS = {'kodak': 24, 'quickstart': 1, 'rd': 24, 'rd_ablation': 6, 'table1': 2}  # images
 
 
-KNOWN = ', '.join([*methods.METHODS, *methods.ABLATIONS])
+KNOWN = ', '.join([*registry.METHODS, *registry.ABLATIONS])
 
 
 def config(name: str = 'quickstart', **changes) -> ConfigDict:
@@ -46,16 +49,18 @@ def test_the_configs_are_jobs(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize('several', ['gi,cgvq', ('gi', 'cgvq'), ('gi,cgvq',), ['gi', 'cgvq', 'gi']])
 def test_lists_may_be_written_in_several_ways(several):
   changes = {'method': several, 'num_gaussians': (50, 60), 'num_clusters': 4}
-  assert main.job(config(**changes))['points'] == dataset.grid(['gi', 'cgvq'], [50, 60], [4])
+  assert main.job(config(**changes))['points'] == rate_distortion.grid(
+    ['gi', 'cgvq'], [50, 60], [4]
+  )
   both = {'method': ('gi', 'cgvq')}
   points = main.job(config(**both, num_gaussians=50))['points']
-  assert points == dataset.grid(['gi', 'cgvq'], [50])
+  assert points == rate_distortion.grid(['gi', 'cgvq'], [50])
   points = main.job(config(**both, num_clusters=None))['points']
-  assert points == dataset.grid(['gi', 'cgvq'], [4000])
+  assert points == rate_distortion.grid(['gi', 'cgvq'], [4000])
   points = main.job(config(quality=(20, 30.5)))['points']
-  assert points == dataset.grid(['cgvq_rd'], [], [], [20, 30.5])
+  assert points == rate_distortion.grid(['cgvq_rd'], [], [], [20, 30.5])
   both = main.job(config(**both, num_clusters=(0, 2)))['points']
-  assert both == dataset.grid(['gi', 'cgvq'], [4000], [None, 2])
+  assert both == rate_distortion.grid(['gi', 'cgvq'], [4000], [None, 2])
 
 
 def test_images_are_chosen_by_name(tmp_path):

@@ -11,6 +11,8 @@ from scipy.signal import convolve2d
 from skimage.metrics import structural_similarity
 
 from cgvq_jax import metrics
+from cgvq_jax.evaluate import curves, similarity
+from cgvq_jax.evaluate.curves import bd_rate
 
 RNG = np.random.default_rng(0)
 
@@ -46,7 +48,7 @@ def test_ssim_matches_scikit_image(channels):
     data_range=255,
   )
   assert 0.2 < expected < 0.9
-  assert metrics.ssim(reference, decoded) == pytest.approx(expected, abs=1e-4)
+  assert similarity.ssim(reference, decoded) == pytest.approx(expected, abs=1e-4)
 
 
 def _ssim_in_numpy(a, b, kernel):
@@ -95,11 +97,11 @@ def test_ms_ssim_matches_numpy(height, width, channels, scales):
   reference, decoded = _pair(height, width, channels, noise=25)
   expected = _ms_ssim_in_numpy(reference, decoded, scales)
   assert 0.1 < expected < 0.98
-  assert metrics.ms_ssim(reference, decoded) == pytest.approx(expected, abs=1e-4)
+  assert similarity.ms_ssim(reference, decoded) == pytest.approx(expected, abs=1e-4)
 
 
 def test_similarity_is_one_at_equality_and_falls_with_noise():
-  for metric in (metrics.ssim, metrics.ms_ssim):
+  for metric in (similarity.ssim, similarity.ms_ssim):
     reference, _ = _pair(48, 48, 1)
     values = [metric(*_pair(48, 48, 1, noise=noise)) for noise in (2, 10, 40)]
     assert metric(reference, reference) == pytest.approx(1, abs=1e-6)
@@ -108,14 +110,14 @@ def test_similarity_is_one_at_equality_and_falls_with_noise():
 
 def test_ms_ssim_of_a_negative_is_zero():
   reference, _ = _pair(48, 48, 1)
-  assert metrics.ms_ssim(reference, 255 - reference) == 0  # not a power of a negative number
+  assert similarity.ms_ssim(reference, 255 - reference) == 0  # not a power of a negative number
 
 
 def test_ssim_of_one_pixel_compares_luminance():
   reference, decoded = np.array([[[100]]], np.uint8), np.array([[[50]]], np.uint8)
   c1 = (0.01 * 255) ** 2
   expected = (2 * 100 * 50 + c1) / (100**2 + 50**2 + c1)
-  assert metrics.ssim(reference, decoded) == pytest.approx(expected, abs=1e-5)
+  assert similarity.ssim(reference, decoded) == pytest.approx(expected, abs=1e-5)
 
 
 def test_ssim_of_a_narrow_image_uses_a_smaller_window():
@@ -123,18 +125,18 @@ def test_ssim_of_a_narrow_image_uses_a_smaller_window():
   kernel = np.outer(taps, taps) / taps.sum() ** 2
   reference, decoded = _pair(4, 30, 1)
   expected = _ssim_in_numpy(reference[..., 0], decoded[..., 0], kernel)[0]
-  assert metrics.ssim(reference, decoded) == pytest.approx(expected, abs=1e-4)
+  assert similarity.ssim(reference, decoded) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize('shape', [(1, 1, 1), (2, 9, 3), (4, 4, 4), (10, 300, 1)])
 def test_metrics_of_tiny_images(shape):
   reference = RNG.integers(0, 256, shape, np.uint8)
-  for metric in (metrics.ssim, metrics.ms_ssim):
+  for metric in (similarity.ssim, similarity.ms_ssim):
     assert metric(reference, reference) == pytest.approx(1, abs=1e-6)
     assert metric(reference, 255 - reference) < 0.999
 
 
-@pytest.mark.parametrize('metric', [metrics.psnr, metrics.ssim, metrics.ms_ssim])
+@pytest.mark.parametrize('metric', [metrics.psnr, similarity.ssim, similarity.ms_ssim])
 @pytest.mark.parametrize(
   ('decoded', 'message'),
   [
@@ -161,10 +163,10 @@ RATE, PSNR = [0.2, 0.5, 0.9, 1.8], [28.0, 31.0, 33.5, 37.0]
 
 
 def test_bd_rate_of_scaled_rates():
-  assert metrics.bd_rate(RATE, PSNR, RATE, PSNR) == pytest.approx(0, abs=1e-9)
+  assert curves.bd_rate(RATE, PSNR, RATE, PSNR) == pytest.approx(0, abs=1e-9)
   half = [rate / 2 for rate in RATE]
-  assert metrics.bd_rate(half, PSNR, RATE, PSNR) == pytest.approx(-50)
-  assert metrics.bd_rate(RATE, PSNR, half, PSNR) == pytest.approx(100)
+  assert curves.bd_rate(half, PSNR, RATE, PSNR) == pytest.approx(-50)
+  assert curves.bd_rate(RATE, PSNR, half, PSNR) == pytest.approx(100)
 
 
 def test_bd_rate_by_hand():
@@ -172,7 +174,7 @@ def test_bd_rate_by_hand():
   # and 1/8 at the other, so 1/4 in the geometric mean.
   rate_b, psnr_b = [1, 16], [30, 34]
   rate_a, psnr_a = [0.25, 0.5, 2, 4], [28, 30, 34, 36]
-  assert metrics.bd_rate(rate_a, psnr_a, rate_b, psnr_b) == pytest.approx(-75)
+  assert curves.bd_rate(rate_a, psnr_a, rate_b, psnr_b) == pytest.approx(-75)
 
 
 # Of the `bjontegaard` package's page: libx265 at two presets.
@@ -190,31 +192,31 @@ def test_bd_rate_is_that_of_the_standards_sheet(curves):
   rate_a, psnr_a, rate_b, psnr_b = curves
   wanted = bjontegaard.bd_rate(rate_b, psnr_b, rate_a, psnr_a, method='pchip', min_overlap=0)
   assert abs(wanted) > 1
-  assert metrics.bd_rate(*curves) == pytest.approx(wanted, rel=1e-9)
+  assert bd_rate(*curves) == pytest.approx(wanted, rel=1e-9)
 
 
 def test_bd_rate_between_two_rates():
   # ln rate is linear in PSNR: a costs as much as b at 30 dB and a quarter at 34 dB.
   curves = [1, 4], [30, 34], [1, 16], [30, 34]
-  assert metrics.bd_rate(*curves) == pytest.approx(-50)
-  assert metrics.bd_rate(*curves, between=(1, 4)) == pytest.approx(100 * (2**-0.5 - 1))
-  assert metrics.bd_rate(*curves, between=(4, 99)) == pytest.approx(100 * (2**-1.5 - 1))
-  assert metrics.bd_rate(*curves, between=(0.1, 99)) == pytest.approx(-50)
+  assert bd_rate(*curves) == pytest.approx(-50)
+  assert curves.bd_rate(*curves, between=(1, 4)) == pytest.approx(100 * (2**-0.5 - 1))
+  assert curves.bd_rate(*curves, between=(4, 99)) == pytest.approx(100 * (2**-1.5 - 1))
+  assert curves.bd_rate(*curves, between=(0.1, 99)) == pytest.approx(-50)
   for nothing in ((0.1, 0.5), (17, 20), (4, 4)):
     with pytest.raises(ValueError, match='overlap'):
-      metrics.bd_rate(*curves, between=nothing)
+      curves.bd_rate(*curves, between=nothing)
 
 
 def test_bd_rate_directions_are_reciprocal():
   other = [0.3, 0.6, 0.8, 2.5], [27.0, 32.0, 33.0, 38.0]
-  there = metrics.bd_rate(RATE, PSNR, *other) / 100
-  back = metrics.bd_rate(*other, RATE, PSNR) / 100
+  there = curves.bd_rate(RATE, PSNR, *other) / 100
+  back = curves.bd_rate(*other, RATE, PSNR) / 100
   assert (1 + there) * (1 + back) == pytest.approx(1) and abs(there) > 0.01
 
 
 def test_bd_rate_ignores_order_and_duplicates():
   shuffled = [1.8, 0.2, 0.9, 0.5, 0.5, 0.7], [37.0, 28.0, 33.5, 31.0, 31.0, 31.0]
-  assert metrics.bd_rate(*shuffled, RATE, PSNR) == pytest.approx(0, abs=1e-9)
+  assert curves.bd_rate(*shuffled, RATE, PSNR) == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -231,12 +233,12 @@ def test_bd_rate_ignores_order_and_duplicates():
 )
 def test_bd_rate_refuses(rate, psnr, message):
   with pytest.raises(ValueError, match=message):
-    metrics.bd_rate(rate, psnr, RATE, PSNR)
+    curves.bd_rate(rate, psnr, RATE, PSNR)
 
 
 def test_rate_at():
-  assert metrics.rate_at(31.0, RATE, PSNR) == pytest.approx(0.5)
-  assert metrics.rate_at(32.0, [1, 16], [30, 34]) == pytest.approx(4)
+  assert curves.rate_at(31.0, RATE, PSNR) == pytest.approx(0.5)
+  assert curves.rate_at(32.0, [1, 16], [30, 34]) == pytest.approx(4)
   for outside in (27.9, 37.1):
     with pytest.raises(ValueError, match='as measured'):
-      metrics.rate_at(outside, RATE, PSNR)
+      curves.rate_at(outside, RATE, PSNR)

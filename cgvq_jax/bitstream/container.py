@@ -32,11 +32,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from cgvq_jax.bitstream import entropy, graded, ordering, stored
-from cgvq_jax.bitstream.coder import Reader, Stack, Writer
+from cgvq_jax.bitstream import adaptive, histograms, ordering
+from cgvq_jax.bitstream import tables as stored_tables
+from cgvq_jax.bitstream.ans import Reader, Stack, Writer
 from cgvq_jax.bitstream.fields import ContainerError, FieldReader, FieldWriter
-from cgvq_jax.quantize.graded import MAX_PRECISION, Graded
-from cgvq_jax.types import Stream, Symbols
+from cgvq_jax.quantize.adaptive import MAX_PRECISION, Graded
+from cgvq_jax.quantize.clustered import Stream, Symbols
 
 MAGIC = b'CGVQ'
 VERSION, GRADED_VERSION = 1, 2
@@ -75,7 +76,7 @@ class _Attribute(NamedTuple):
 
   quantizer: str
   alphabets: tuple[int, ...]
-  tables: list[stored.Table]
+  tables: list[stored_tables.Table]
 
 
 class _Parsed(NamedTuple):
@@ -101,7 +102,7 @@ def write(symbols: Symbols | Graded, order: ordering.Put = ordering.put_sorted) 
   streams = [getattr(symbols, attribute) for attribute in ATTRIBUTES]
   counts = _checked_counts(symbols)
   tables = [
-    {name: stored.form(a, name, table, len(counts)) for name, table in stream.tables.items()}
+    {name: stored_tables.form(a, name, table, len(counts)) for name, table in stream.tables.items()}
     for a, stream in zip(ATTRIBUTES, streams, strict=True)
   ]
   described = FieldWriter()
@@ -112,7 +113,7 @@ def write(symbols: Symbols | Graded, order: ordering.Put = ordering.put_sorted) 
   writer = Writer()
   for forms in tables:
     for table, array in forms.values():
-      stored.put(writer, table, array)
+      stored_tables.put(writer, table, array)
   stack, num_plain = order(writer, rows, [stream.alphabets for stream in streams], counts)
 
   fields = FieldWriter()
@@ -132,7 +133,7 @@ def _write_graded(symbols: Graded, order: ordering.Put) -> bytes:
   count = fields.varint('Gaussians', len(symbols.grade), 1, MAX_GAUSSIANS)
   writer = Writer()
   try:
-    graded.put(writer, symbols)
+    adaptive.put(writer, symbols)
   except ValueError as error:
     raise ContainerError(str(error)) from error
   data = _closed(bytes(fields.data) + Stack(writer).to_bytes())
@@ -305,14 +306,16 @@ def _check_total(counts: list[int]) -> None:
     raise ContainerError(f'sum of counts: wanted {len(counts)}..{MAX_GAUSSIANS}, got {sum(counts)}')
 
 
-def _check_entries(tables: list[stored.Table]) -> int:
+def _check_entries(tables: list[stored_tables.Table]) -> int:
   entries = sum(math.prod(table.shape) for table in tables)
-  if entries > stored.MAX_ENTRIES:
-    raise ContainerError(f'table entries: wanted <= {stored.MAX_ENTRIES}, got {entries}')
+  if entries > stored_tables.MAX_ENTRIES:
+    raise ContainerError(f'table entries: wanted <= {stored_tables.MAX_ENTRIES}, got {entries}')
   return entries
 
 
-def _check_room(num_bytes: int, counts: Int[np.ndarray, 'K'], tables: list[stored.Table]) -> None:
+def _check_room(
+  num_bytes: int, counts: Int[np.ndarray, 'K'], tables: list[stored_tables.Table]
+) -> None:
   """What a file of this size may ask for."""
   _check_gaussians(num_bytes, int(counts.sum(dtype=np.int64)))
   entries, most = _check_entries(tables), num_bytes * ENTRIES_A_BYTE
@@ -356,23 +359,23 @@ def _checked_rows(
 
 
 def _put_attribute(
-  fields: FieldWriter, attribute: str, stream: Stream, tables: list[stored.Table]
+  fields: FieldWriter, attribute: str, stream: Stream, tables: list[stored_tables.Table]
 ) -> None:
   fields.name(f'{attribute} quantizer', stream.quantizer)
   fields.varint(f'{attribute} columns', len(stream.alphabets), 1, MAX_COLUMNS)
   for alphabet in stream.alphabets:
-    fields.varint(f'{attribute} alphabet', alphabet, 1, entropy.MAX_ALPHABET)
-  stored.put_fields(fields, attribute, tables)
+    fields.varint(f'{attribute} alphabet', alphabet, 1, histograms.MAX_ALPHABET)
+  stored_tables.put_fields(fields, attribute, tables)
 
 
 def _take_attribute(fields: FieldReader, attribute: str, num_clusters: int) -> _Attribute:
   quantizer = fields.name(f'{attribute} quantizer')
   num_columns = fields.varint(f'{attribute} columns', 1, MAX_COLUMNS)
   alphabets = tuple(
-    fields.varint(f'{attribute} alphabet', 1, entropy.MAX_ALPHABET) for _ in range(num_columns)
+    fields.varint(f'{attribute} alphabet', 1, histograms.MAX_ALPHABET) for _ in range(num_columns)
   )
   fields.section = 'codebooks'
-  tables = stored.take_fields(fields, attribute, num_clusters)
+  tables = stored_tables.take_fields(fields, attribute, num_clusters)
   fields.section = 'header'
   return _Attribute(quantizer, alphabets, tables)
 
@@ -399,7 +402,7 @@ def _version(data: bytes) -> int:
 def _parse_graded(data: bytes) -> tuple[Graded, dict[str, int]]:
   """The integers, and the bytes of each section."""
   start, end = len(MAGIC) + 1, len(data) - _CRC_BYTES
-  fields = FieldReader(data, start, end, graded.SECTIONS)
+  fields = FieldReader(data, start, end, adaptive.SECTIONS)
   fields.section = 'header'
   size = _take_size(fields)
   precision = fields.varint('precision', 0, MAX_PRECISION)
@@ -407,8 +410,8 @@ def _parse_graded(data: bytes) -> tuple[Graded, dict[str, int]]:
   _check_gaussians(len(data), count)
   stream = data[fields.position : end]
   try:
-    reader = Reader(stream, graded.SECTIONS)
-    symbols = graded.take(reader, graded.Shape(*size, precision, count))
+    reader = Reader(stream, adaptive.SECTIONS)
+    symbols = adaptive.take(reader, adaptive.Shape(*size, precision, count))
     reader.finish()
   except ValueError as error:
     raise ContainerError(f'coded integers: {error}') from error
@@ -447,7 +450,7 @@ def _decoded(stream: bytes, header: _Header, attributes: list[_Attribute]):
   """Tables and rows of each attribute, and the bits that the sections took of the stream."""
   reader = Reader(stream, SECTIONS)
   reader.section = 'codebooks'
-  tables = [{t.name: stored.take(reader, t) for t in a.tables} for a in attributes]
+  tables = [{t.name: stored_tables.take(reader, t) for t in a.tables} for a in attributes]
   alphabets = [attribute.alphabets for attribute in attributes]
   arguments = reader, alphabets, header.counts.astype(np.int64), SECTIONS[: len(ATTRIBUTES)]
   if header.num_plain is None:

@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Int
 
-from cgvq_jax.bitstream import entropy, sets
-from cgvq_jax.bitstream.coder import Reader, Stack, Writer
-from cgvq_jax.bitstream.entropy import Layout
+from cgvq_jax.bitstream import histograms, point_sets
+from cgvq_jax.bitstream.ans import Reader, Stack, Writer
+from cgvq_jax.bitstream.histograms import Layout
 
 # Of every attribute, positions first: rows of symbols [N, S] and the alphabets of their columns.
 Rows = Sequence[Int[np.ndarray, 'N S']]
@@ -41,12 +41,12 @@ def canonical(rows: Rows, counts: Counts) -> list[Int[np.ndarray, 'N S']]:
 def put_sorted(
   writer: Writer, rows: Rows, alphabets: Alphabets, counts: Counts
 ) -> tuple[Stack, None]:
-  """Positions as sets, `sets.put`; the columns of the others in canonical order."""
+  """Positions as sets, `point_sets.put`; the columns of the others in canonical order."""
   position, *others = canonical(rows, counts)
-  sets.put(writer, position, alphabets[0], counts)
+  point_sets.put(writer, position, alphabets[0], counts)
   for values, sizes in zip(others, alphabets[1:], strict=True):
     for column, alphabet in zip(values.T, sizes, strict=True):
-      entropy.put_column(writer, column, Layout(alphabet, counts))
+      histograms.put_column(writer, column, Layout(alphabet, counts))
   return Stack(writer), None
 
 
@@ -55,10 +55,10 @@ def take_sorted(
 ) -> list[Int[np.ndarray, 'N S']]:
   """The inverse of `put_sorted`, but for the order. Raises ValueError."""
   reader.section = sections[0]
-  rows = [sets.take(reader, alphabets[0], counts)]
+  rows = [point_sets.take(reader, alphabets[0], counts)]
   for section, sizes in zip(sections[1:], alphabets[1:], strict=True):
     reader.section = section
-    columns = [entropy.take_column(reader, Layout(alphabet, counts)) for alphabet in sizes]
+    columns = [histograms.take_column(reader, Layout(alphabet, counts)) for alphabet in sizes]
     rows.append(np.stack(columns, axis=1))
   return rows
 
@@ -116,7 +116,7 @@ def take_sequence(
   models = []
   for section, sizes in zip(sections, alphabets, strict=True):
     reader.section = section
-    models.append([entropy.take_model(reader, Layout(alphabet, counts)) for alphabet in sizes])
+    models.append([histograms.take_model(reader, Layout(alphabet, counts)) for alphabet in sizes])
   plain_counts, left_counts = split(num_plain, counts)
   left = _take_rows(reader, models, alphabets, left_counts, sections)
   if left_counts.any():
@@ -142,7 +142,7 @@ def split(num_plain: int, counts: Counts) -> tuple[Counts, Counts]:
 def _put_models(writer: Writer, rows: Rows, alphabets: Alphabets, counts: Counts):
   return [
     [
-      entropy.put_model(writer, column, Layout(alphabet, counts))
+      histograms.put_model(writer, column, Layout(alphabet, counts))
       for column, alphabet in zip(array.T, sizes, strict=True)
     ]
     for array, sizes in zip(rows, alphabets, strict=True)
@@ -152,7 +152,7 @@ def _put_models(writer: Writer, rows: Rows, alphabets: Alphabets, counts: Counts
 def _put_rows(writer: Writer, models, rows: Rows, counts: Counts) -> None:
   for array, columns in zip(rows, models, strict=True):
     for column, model in zip(array.T, columns, strict=True):
-      entropy.put_values(writer, model, column, counts)
+      histograms.put_values(writer, model, column, counts)
 
 
 def _take_rows(reader: Reader, models, alphabets: Alphabets, counts: Counts, sections):
@@ -160,7 +160,7 @@ def _take_rows(reader: Reader, models, alphabets: Alphabets, counts: Counts, sec
   for section, columns, sizes in zip(sections, models, alphabets, strict=True):
     reader.section = section
     taken = [
-      entropy.take_values(reader, model, Layout(alphabet, counts))
+      histograms.take_values(reader, model, Layout(alphabet, counts))
       for model, alphabet in zip(columns, sizes, strict=True)
     ]
     rows.append(np.stack(taken, axis=1))

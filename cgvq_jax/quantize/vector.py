@@ -11,16 +11,10 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from cgvq_jax import kmeans
-from cgvq_jax.quantize import tables
-from cgvq_jax.quantize.position import straight_through
-from cgvq_jax.quantize.tables import (
-  LARGEST_HALF,
-  SMALLEST_NORMAL_HALF,
-  from_half_bits,
-  half_bits,
-)
-from cgvq_jax.types import Quantized, Quantizer
+from cgvq_jax.quantize import kmeans, tables
+from cgvq_jax.quantize.base import Quantized, Quantizer
+from cgvq_jax.quantize.lattice import straight_through
+from cgvq_jax.quantize.tables import LARGEST_HALF, SMALLEST_NORMAL_HALF, from_half_bits, half_bits
 
 # An entry that one member chooses has count 1. Without it the count falls by `decay` each step;
 # halfway down, after 4 steps at 0.8, the entry is dead.

@@ -22,7 +22,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
-from cgvq_jax import cores
+from cgvq_jax import devices
+from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.rasterize import pallas, reference, xla
 from cgvq_jax.rasterize.layout import (
   Errors,
@@ -41,7 +42,6 @@ from cgvq_jax.rasterize.tiles import (
   own_share,
   round_capacity,
 )
-from cgvq_jax.types import Gaussians
 
 REFERENCE = 'reference'
 ALL_PAIRS = 'xla_all_pairs'  # right whatever the lists, and slow
@@ -246,7 +246,7 @@ def rasterize(
   if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(gaussians)):
     capacity = initial_capacity(gaussians.num_gaussians, height, width, size['shape'])
     return rasterize_within(gaussians, capacity=capacity, **size)
-  mesh = cores.mesh()
+  mesh = devices.mesh()
   count, rows = -(-gaussians.num_gaussians // mesh.size), -(-height // mesh.size)
   capacity = initial_capacity(count, rows, width, size['shape'])
   everywhere = jax.device_put(gaussians, NamedSharding(mesh, P()))
@@ -307,6 +307,6 @@ def _shared_program():
     return image, lax.pmax(bins.num_pairs, axis) if axis else bins.num_pairs
 
   def program(gaussians, **static):
-    return cores.together(partial(render, **static))(gaussians)
+    return devices.together(partial(render, **static))(gaussians)
 
-  return jax.jit(program, static_argnames=_STATIC, compiler_options=cores.compiler_options())
+  return jax.jit(program, static_argnames=_STATIC, compiler_options=devices.compiler_options())

@@ -18,7 +18,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array
 
-from cgvq_jax.rasterize import kernels
+from cgvq_jax.rasterize import pallas_kernels
 from cgvq_jax.rasterize.layout import Kernels, Table, Tiles
 from cgvq_jax.rasterize.tiles import TILE, Bins, TileShape
 
@@ -106,13 +106,13 @@ def _by_rows(table: Table, bins: Bins, cotangent: Tiles, *, run: Runner, body) -
 def _by_atomics(table: Table, bins: Bins, cotangent: Tiles, *, run: Runner, body) -> Table:
   """The programs add to the Gaussians' gradients: no rows, and another rounding every time."""
   output = jax.ShapeDtypeStruct(table.shape, table.dtype)
-  body = partial(body, shape=bins.tile_shape, emit=kernels.to_gaussian)
+  body = partial(body, shape=bins.tile_shape, emit=pallas_kernels.to_gaussian)
   arguments = (*_lists(bins), table, cotangent)
   return run('pull_back', body, output, bins.num_tiles, arguments, zeroed=True)
 
 
 def _made(
-  run: Runner, render=kernels.render, pull_back=kernels.pull_back, *, sums=_by_rows
+  run: Runner, render=pallas_kernels.render, pull_back=pallas_kernels.pull_back, *, sums=_by_rows
 ) -> Kernels:
   return Kernels(
     render=partial(_render, run=run, body=render),
@@ -121,7 +121,7 @@ def _made(
 
 
 def _products(run: Runner, precision: lax.DotAlgorithmPreset) -> Kernels:
-  bodies = kernels.render_by_products, kernels.pull_back_by_products
+  bodies = pallas_kernels.render_by_products, pallas_kernels.pull_back_by_products
   return _made(run, *(partial(body, precision=precision) for body in bodies))
 
 
@@ -130,7 +130,7 @@ def _written(run: Runner) -> dict[str, Kernels]:
   return {
     '': _made(run),
     '_atomics': _made(run, sums=_by_atomics),
-    '_chunks': _made(run, kernels.render_in_chunks, kernels.pull_back_in_chunks),
+    '_chunks': _made(run, pallas_kernels.render_in_chunks, pallas_kernels.pull_back_in_chunks),
     '_products': _products(run, lax.DotAlgorithmPreset.F32_F32_F32),
   }
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from cgvq_jax.geometry import CUTOFF, squared_distance
+from cgvq_jax.primitives.geometry import CUTOFF, squared_distance
 from cgvq_jax.rasterize.layout import Errors, Kernels, Table, Target, Tiles, errors_of_samples
 from cgvq_jax.rasterize.tiles import BLOCK, CHUNK, TILE, Bins, TileShape
 

@@ -1,0 +1,94 @@
+"""Which part of a step takes which share of it, by JAX's profiler."""
+
+from __future__ import annotations
+
+import collections
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from cgvq_jax import devices
+from cgvq_jax.benchmark.scenes import SCENES, Scene
+from cgvq_jax.fit import blocks, optimizers
+from cgvq_jax.methods import codebooks
+from cgvq_jax.methods.registry import PAPERS
+from cgvq_jax.quantize.clusters import cluster
+
+# The innermost of these that an operation lies in is its part.
+_PARTS = (
+  *('quantize', 'binning', 'sort', 'weights', 'colors', 'loss', 'gradients', 'moments', 'scatter'),
+  *('exchange', 'update'),
+)
+_OPERATION = re.compile(r'^\s*(?:ROOT )?%([\w.-]+) = .*? ([\w-]+)\(.*?op_name="([^"]*)"')
+_CONTAINERS = ('while', 'call', 'conditional')  # whose time is that of what they contain
+
+
+def parts_of(program_text: str) -> dict[str, str]:
+  """The part of each operation of a compiled program, by the operation's name."""
+  parts = {}
+  for line in program_text.splitlines():
+    match = _OPERATION.match(line)
+    if match and match[2] not in _CONTAINERS:
+      scopes = [word for word in re.split(r'[^\w]+', match[3]) if word in _PARTS]
+      parts[match[1]] = scopes[-1] if scopes else 'other'
+  return parts
+
+
+def _stage(scene: Scene, target: Float[Array, 'H W C'], stage: str) -> tuple[Any, tuple[Any, ...]]:
+  """A program of `blocks.run` and its arguments: 'fit', or a method's name for its fine-tuning."""
+  gaussians, height, width = scene
+  optimizer = optimizers.adam(1000)
+  state, context, forward = blocks.initial_state(gaussians, (), optimizer), None, blocks.free
+  if stage != 'fit':
+    method = PAPERS[stage](gaussians.num_channels)
+    labels = cluster(jax.random.key(0), gaussians, method.num_clusters)
+    context = codebooks.make_context(np.asarray(labels), method.num_clusters, height, width)
+    forward = codebooks.through(method)
+    optimizer = codebooks.adam(1000)
+    start = codebooks.initial_state(
+      jax.random.key(0), gaussians, context, target, method, optimizer
+    )
+    state = start.current
+  return blocks.lower_block(state, target, optimizer=optimizer, forward=forward, context=context)
+
+
+def profile(scene_name: str, stages: Sequence[str]) -> list[dict[str, Any]]:
+  """Milliseconds a step of each part, means over a block of steps and the cores."""
+  scene = SCENES[scene_name]()
+  target = jax.random.uniform(jax.random.key(1), (scene.height, scene.width, 3))
+  rows = []
+  print('| scene | stage | part | ms a step | share |')
+  print(5 * '|---' + '|')
+  for stage in stages:
+    lowered, arguments = _stage(scene, target, stage)
+    program = lowered.compile(compiler_options=devices.compiler_options())
+    parts = parts_of(program.as_text())
+    jax.block_until_ready(program(*arguments))
+    with tempfile.TemporaryDirectory() as folder:
+      with jax.profiler.trace(folder):
+        jax.block_until_ready(program(*arguments))
+      (file,) = Path(folder).rglob('*.xplane.pb')
+      events = [
+        (event.name, event.duration_ns)
+        for plane in jax.profiler.ProfileData.from_file(str(file)).planes
+        for line in plane.lines
+        for event in line.events
+      ]
+    spent = collections.Counter()
+    for name, nanoseconds in events:
+      if name in parts:
+        spent[parts[name]] += nanoseconds
+    for part, nanoseconds in spent.most_common():
+      step_ms = nanoseconds / 1e6 / blocks.BLOCK_STEPS / devices.mesh().size
+      share = nanoseconds / spent.total()
+      rows.append(
+        {'scene': scene_name, 'stage': stage, 'part': part, 'step_ms': step_ms, 'share': share}
+      )
+      print(f'| {scene_name} | {stage} | {part} | {step_ms:.2f} | {100 * share:.0f} % |')
+  return rows

@@ -1,0 +1,95 @@
+"""Named sets of Gaussians to measure with: random ones, and photographs as the fit leaves them."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cgvq_jax.fit import blocks, initialize
+from cgvq_jax.io import datasets, files, images
+from cgvq_jax.primitives.gaussians import Gaussians
+
+FIT_STEPS = 300  # of a fitted scene: enough for the long, large shapes that make it what it is
+_FIELDS = ('mean_xy', 'log_scale', 'rotation', 'color')
+
+
+class Scene(NamedTuple):
+  """What a rasterizer takes."""
+
+  gaussians: Gaussians
+  height: int  # px
+  width: int  # px
+
+
+def random(num_gaussians: int, height: int, width: int) -> Scene:
+  """Uniform positions and rotations, standard deviations of 1-5 px, random colours."""
+  keys = jax.random.split(jax.random.key(0), 4)
+  gaussians = Gaussians(
+    mean_xy=jax.random.uniform(keys[0], (num_gaussians, 2)) * jnp.array([width, height]),
+    log_scale=jnp.log(jax.random.uniform(keys[1], (num_gaussians, 2), minval=1.0, maxval=5.0)),
+    rotation=jnp.pi * jax.random.uniform(keys[2], (num_gaussians,)),
+    color=0.3 * jax.random.normal(keys[3], (num_gaussians, 3)),
+  )
+  return Scene(gaussians, height, width)
+
+
+def fitted(name: str, num_gaussians: int) -> Scene:
+  """A photograph after FIT_STEPS of the default fit: a Kodak name, or 'sample'.
+
+  Made once and kept in the folder that CGVQ_CACHE names, ~/.cache/cgvq_jax by default. Raises
+  images.ImageError where the photograph is not there.
+  """
+  pixels = _photograph(name)
+  height, width, _ = pixels.shape
+  file = _cache() / f'{name}-{num_gaussians}-{FIT_STEPS}.npz'
+  if file.is_file():
+    with np.load(file) as arrays:
+      fields = {field: jnp.asarray(arrays[field]) for field in _FIELDS}
+    return Scene(Gaussians(**fields), height, width)
+  start = initialize.gradient_guided(jax.random.key(0), jnp.asarray(pixels), num_gaussians)
+  gaussians = blocks.fit(start, jnp.asarray(pixels), steps=FIT_STEPS)
+  buffer = io.BytesIO()
+  arrays: dict[str, Any] = {field: np.asarray(getattr(gaussians, field)) for field in _FIELDS}
+  np.savez(buffer, **arrays)
+  file.parent.mkdir(parents=True, exist_ok=True)
+  files.write_atomically(file, buffer.getvalue())
+  return Scene(gaussians, height, width)
+
+
+def _photograph(name: str) -> np.ndarray:
+  if name == 'sample':
+    return datasets.sample_photograph()
+  (path,) = datasets.select(datasets.find_dataset(None), [name])
+  return images.load(path).pixels
+
+
+def _cache() -> Path:
+  return Path(os.environ.get('CGVQ_CACHE') or Path.home() / '.cache' / 'cgvq_jax')
+
+
+_KODAK = ('kodim15', 'kodim05')
+_COUNTS = {'1k': 1_000, '10k': 10_000, '20k': 20_000, '70k': 70_000}
+# Photograph sizes, and Gaussians as dense as 10,000 on 768 x 512.
+_SIZES = {
+  'random-256': (1_667, 256, 256),
+  'random-768': (10_000, 512, 768),
+  'random-2048': (71_085, 1365, 2048),
+  'random-4096': (284_342, 2730, 4096),
+}
+
+SCENES: dict[str, Callable[[], Scene]] = {
+  'small': partial(random, 500, 96, 128),  # what the reference can do too
+  **{name: partial(random, *sizes) for name, sizes in _SIZES.items()},
+  **{f'{i}-{n}': partial(fitted, i, count) for i in _KODAK for n, count in _COUNTS.items()},
+  'sample-10k': partial(fitted, 'sample', 10_000),
+  'largest': partial(random, 500_000, 8192, 8192),
+}
+USUAL = [name for name in SCENES if name != 'largest']

@@ -1,0 +1,25 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+  """Writes a file that appears whole or not at all, whenever the process is killed.
+
+  The data goes to a temporary name in the same folder, because only within one file system a
+  rename replaces the old file in one step.
+
+  Raises:
+    OSError: the folder does not exist, or the file cannot be written.
+  """
+  path = Path(path)
+  temporary = path.parent / f'.{secrets.token_hex(8)}.tmp'
+  try:
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)

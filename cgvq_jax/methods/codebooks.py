@@ -1,0 +1,379 @@
+"""Training through the quantizers: clusters of Gaussians and codebooks that fit each other."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from cgvq_jax.fit import blocks, densify, optimizers
+from cgvq_jax.fit.losses import Loss, clamped_l2
+from cgvq_jax.io.images import to_bytes8
+from cgvq_jax.methods.base import Telling
+from cgvq_jax.metrics import psnr
+from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.geometry import canonical
+from cgvq_jax.primitives.sensitivity import curvature
+from cgvq_jax.quantize.base import Params, Quantizer
+from cgvq_jax.quantize.clustered import Stream, Symbols
+from cgvq_jax.quantize.clusters import Clusters, cluster, join, layout, split
+from cgvq_jax.rasterize.api import rasterize
+
+ATTRIBUTES = ('position', 'rotation_scale', 'color')
+
+
+class Method(NamedTuple):
+  """A codec variant is a choice of functions: one quantizer for each attribute."""
+
+  name: str
+  num_clusters: int  # the method's own default K
+  position: Quantizer  # rows [x, y], -1..1 from edge to edge of the image
+  rotation_scale: Quantizer  # rows [rotation, log s1, log s2]
+  color: Quantizer  # rows of C channels
+
+  least = densify.LEAST  # squared error that a Gaussian has to gain
+
+  def num_gaussians(self, num_pixels: int) -> int:
+    """How many to fit where nothing is said: what the papers compare at."""
+    del num_pixels
+    return 10_000
+
+  def check(self, channels: int) -> None:
+    """Raises ValueError where a quantizer does not take its attribute's rows."""
+    key, mask = jax.random.key(0), jnp.ones(1, bool)
+    for attribute, columns in _columns(channels).items():
+      quantizer: Quantizer = getattr(self, attribute)
+      rows = jnp.zeros((1, columns))
+      got: Any = None
+      with contextlib.suppress(ValueError, TypeError):
+        params = jax.eval_shape(quantizer.init, key, rows, mask, rows)
+        out = jax.eval_shape(quantizer.quantize, params, rows, mask)
+        got = out.value.shape[1:], out.symbols.shape[1:]
+      if got != ((columns,), (len(quantizer.alphabets),)):
+        raise ValueError(
+          f'method {self.name!r}: wanted {attribute} quantized in {columns} columns'
+          f' for {channels} channels, got a quantizer of others'
+        )
+
+  def tell(self, telling: Telling) -> Symbols:
+    """Clusters the Gaussians and trains them with their codebooks. Raises FitError as `run`."""
+    height, width, _ = telling.target.shape
+    gaussians = canonical(telling.gaussians)
+    num_clusters = min(telling.num_clusters, gaussians.num_gaussians)
+    cluster_key, codebook_key = jax.random.split(telling.key)
+    labels = cluster(cluster_key, gaussians, num_clusters)
+    context = make_context(np.asarray(labels), num_clusters, height, width)
+    tuner = adam(telling.steps)
+    start = initial_state(codebook_key, gaussians, context, telling.target, self, tuner)
+    tuned = run(
+      telling.resume(start),
+      context,
+      telling.target,
+      self,
+      steps=telling.steps,
+      optimizer=tuner,
+      loss=telling.loss,
+      on_block=telling.on_block,
+    )
+    return freeze(tuned.best, context, self, height, width)
+
+
+@struct.dataclass
+class Rows:
+  """One value for each attribute: rows of the Gaussians, or a quantizer's params."""
+
+  position: Any  # [N, 2], -1..1 from edge to edge of the image
+  rotation_scale: Any  # [N, 3], [rotation, log s1, log s2]
+  color: Any  # [N, C]
+
+
+@struct.dataclass
+class Trained:
+  """What the optimizer moves: the Gaussians, and the quantizers' params (leading axis K)."""
+
+  gaussians: Gaussians
+  quantizers: Rows
+
+
+@struct.dataclass
+class Context:
+  """What stays fixed while an image is fine-tuned."""
+
+  clusters: Clusters
+  size: Float[Array, '2']  # width, height, px
+
+
+# Half the fit's rates: the Gaussians are near their places and follow the rounding. Steps and
+# offsets (log px, radians) move by a few hundredths of a quantizer step each.
+RATES: Any = Trained(
+  gaussians=optimizers.rates(mean_xy=0.4, log_scale=0.08, rotation=0.08, color=0.02),
+  quantizers=2e-3,  # pyright: ignore[reportArgumentType]  (a prefix of the tree)
+)
+# What rounding the positions may cost, of the squared error that the fit has left.
+POSITION_SHARE = 0.05
+
+
+def adam(steps: int) -> optax.GradientTransformation:
+  """The fit's, in pixels, with rates that end lower: rounding turns late movements into noise."""
+  return optimizers.adam(steps, RATES, b2=0.94, final=0.01, frame=optimizers.pixel_frame)
+
+
+def to_rows(gaussians: Gaussians, size: Float[Array, '2']) -> Rows:
+  """The Gaussians as the quantizers see them; `from_rows` is the inverse."""
+  return Rows(
+    position=2 * gaussians.mean_xy / size - 1,
+    rotation_scale=jnp.concatenate([gaussians.rotation[:, None], gaussians.log_scale], axis=-1),
+    color=gaussians.color,
+  )
+
+
+def from_rows(rows: Rows, size: Float[Array, '2']) -> Gaussians:
+  """Gaussians in px from rows."""
+  return Gaussians(
+    mean_xy=(rows.position + 1) * size / 2,
+    log_scale=rows.rotation_scale[:, 1:],
+    rotation=rows.rotation_scale[:, 0],
+    color=rows.color,
+  )
+
+
+def fair_steps(
+  gaussians: Gaussians, size: Float[Array, '2'], squared_error: Float[Array, '']
+) -> Rows:
+  """For each number of the rows the step at which rounding costs the picture as much as any other.
+
+  step = sqrt(12 L / H), H the curvature in the units of the rows. L, the squared error that a
+  number may add, is such that all coordinates of the means add POSITION_SHARE of `squared_error`,
+  which is the fit's, summed over pixels and channels.
+  """
+  allowed = POSITION_SHARE * squared_error / (2 * gaussians.num_gaussians)
+  of = curvature(gaussians)
+  rows = Rows(
+    position=of.mean_xy * (size / 2) ** 2,
+    rotation_scale=jnp.concatenate([of.rotation[:, None], of.log_scale], axis=-1),
+    color=of.color,
+  )
+  return jax.tree.map(lambda h: jnp.sqrt(12 * allowed / jnp.maximum(h, 1e-30)), rows)
+
+
+def _each(method: Method, function: Callable[..., Any], *rows: Rows) -> Rows:
+  """Applies `function(quantizer, *values)` to each attribute."""
+  return Rows(
+    **{a: function(getattr(method, a), *(getattr(r, a) for r in rows)) for a in ATTRIBUTES}
+  )
+
+
+@lru_cache
+def through(method: Method) -> blocks.ForwardFn:
+  """The forward function of a fine-tuning step: quantize every cluster, dequantize, join.
+
+  Steps and offsets learn by gradient, codebooks by moving averages. Both are in `Trained`; the
+  carry is how far the moving averages have taken them, to which the optimizer adds nothing.
+  """
+
+  def forward(params: Trained, carry: Rows, context: Context) -> blocks.Forward:
+    clusters = context.clusters
+    effective = jax.tree.map(jnp.add, params.quantizers, jax.lax.stop_gradient(carry))
+
+    @jax.named_scope('quantize')
+    def quantize(quantizer: Quantizer, quantizer_params: Params, rows):
+      padded = split(rows, clusters)
+      return jax.vmap(quantizer.quantize)(quantizer_params, padded, clusters.mask)
+
+    rows = to_rows(params.gaussians, context.size)
+    quantized = _each(method, quantize, effective, rows)
+    moved = jax.tree.map(
+      lambda new, old, moved: jax.lax.stop_gradient(new - old) + moved,
+      _each(method, lambda _, q: q.params, quantized),
+      effective,
+      carry,
+    )
+    values = _each(method, lambda _, q: join(q.value, clusters), quantized)
+    # Each cluster's loss is a mean over its members; weighted, the sum is a mean over them all.
+    share = clusters.counts / jnp.sum(clusters.counts)
+    losses = [jnp.sum(share * getattr(quantized, a).loss) for a in ATTRIBUTES]
+    penalty = jnp.sum(jnp.stack(losses))
+    return blocks.Forward(from_rows(values, context.size), moved, penalty)
+
+  return forward
+
+
+def _columns(channels: int) -> dict[str, int]:
+  return dict(zip(ATTRIBUTES, (2, 3, channels), strict=True))
+
+
+@partial(jax.jit, static_argnames='method')
+def _initial_quantizers(key, gaussians, context, squared_error, method):
+  def init(quantizer: Quantizer, rows, steps, key):
+    padded, steps = (split(array, context.clusters) for array in (rows, steps))
+    keys = jax.random.split(key, context.clusters.num_clusters)
+    return jax.vmap(quantizer.init)(keys, padded, context.clusters.mask, steps)
+
+  keys = Rows(*jax.random.split(key, len(ATTRIBUTES)))
+  steps = fair_steps(gaussians, context.size, squared_error)
+  return _each(method, init, to_rows(gaussians, context.size), steps, keys)
+
+
+def make_context(labels: np.ndarray, num_clusters: int, height: int, width: int) -> Context:
+  """The padded cluster layout and the image's size."""
+  return Context(layout(labels, num_clusters), jnp.array([width, height], jnp.float32))
+
+
+@partial(jax.jit, static_argnames='method')
+def _symbols(params, gaussians, context, method):
+  def quantize(quantizer: Quantizer, quantizer_params, rows):
+    padded = split(rows, context.clusters)
+    quantized = jax.vmap(quantizer.quantize)(quantizer_params, padded, context.clusters.mask)
+    return quantized.symbols
+
+  return _each(method, quantize, params, to_rows(gaussians, context.size))
+
+
+def freeze(
+  state: blocks.FitState, context: Context, method: Method, height: int, width: int
+) -> Symbols:
+  """The state as the integers that a file holds.
+
+  The codebooks are rounded to what the file can store first, and every row is quantized again
+  with them, so the decoder's numbers are the ones that were chosen from.
+  """
+  trained: Trained = state.params
+  params = jax.tree.map(jnp.add, trained.quantizers, state.carry)
+  tables = _each(method, lambda quantizer, p: quantizer.tabulate(p), params)
+  restored = _each(method, lambda quantizer, t: quantizer.restore(t, quantizer.alphabets), tables)
+  symbols = _symbols(restored, trained.gaussians, context, method)
+  mask = np.asarray(context.clusters.mask)
+
+  def stream(quantizer: Quantizer, table, symbols):
+    ordered = np.asarray(symbols)[mask]  # cluster by cluster
+    return Stream(quantizer.name, quantizer.alphabets, table, ordered.astype(np.int32))
+
+  streams = _each(method, stream, tables, symbols)
+  return Symbols(
+    height=height,
+    width=width,
+    channels=trained.gaussians.num_channels,
+    method=method.name,
+    counts=np.asarray(context.clusters.counts, np.int32),
+    **{a: getattr(streams, a) for a in ATTRIBUTES},
+  )
+
+
+@partial(jax.jit, static_argnums=0)
+def _dequantize(dequantize, params: Params, symbols, clusters: Clusters):
+  return join(jax.vmap(dequantize)(params, split(symbols, clusters)), clusters)
+
+
+def thaw(symbols: Symbols, quantizers: dict[str, Quantizer]) -> Gaussians:
+  """Gaussians from the integers of a file: table look-ups, cluster by cluster.
+
+  Raises ValueError, naming the attribute, on a quantizer that is not among `quantizers` and on
+  tables that do not fit it, the alphabets or the number of channels.
+  """
+  counts = np.asarray(symbols.counts)
+  clusters = layout(np.repeat(np.arange(counts.size), counts), counts.size)
+
+  def dequantize(attribute: str, columns: int):
+    stream: Stream = getattr(symbols, attribute)
+    if stream.quantizer not in quantizers:
+      known = sorted(quantizers)
+      raise ValueError(f'{attribute} quantizer: wanted one of {known}, got {stream.quantizer!r}')
+    quantizer = quantizers[stream.quantizer]
+    try:
+      params = quantizer.restore(stream.tables, stream.alphabets)
+    except ValueError as error:
+      raise ValueError(f'{attribute}: {stream.quantizer}: {error}') from error
+    rows = _dequantize(quantizer.dequantize, params, jnp.asarray(stream.symbols), clusters)
+    if rows.shape[1] != columns:
+      raise ValueError(f'{attribute}: wanted {columns} columns, got {rows.shape[1]}')
+    return rows
+
+  rows = Rows(**{a: dequantize(a, n) for a, n in _columns(symbols.channels).items()})
+  return from_rows(rows, jnp.array([symbols.width, symbols.height], jnp.float32))
+
+
+@struct.dataclass
+class TuneState:
+  """Where the fine-tuning stands, and its best state by the PSNR of the decoded 8-bit image."""
+
+  current: blocks.FitState
+  best: blocks.FitState
+  best_psnr: Float[Array, '']  # dB
+
+
+def decoded_psnr(symbols: Symbols, target: np.ndarray, quantizers: dict[str, Quantizer]) -> float:
+  """PSNR (dB) of the 8-bit image that the symbols decode to."""
+  image = rasterize(thaw(symbols, quantizers), symbols.height, symbols.width)
+  return psnr(to_bytes8(target), to_bytes8(np.asarray(image)))
+
+
+def initial_state(
+  key: PRNGKeyArray,
+  gaussians: Gaussians,
+  context: Context,
+  target: Float[Array, 'H W C'],
+  method: Method,
+  optimizer: optax.GradientTransformation,
+) -> TuneState:
+  """Quantizers fitted to the Gaussians as they are, before the first step."""
+  height, width, _ = target.shape
+  squared_error = jnp.sum(jnp.square(rasterize(gaussians, height, width) - target))
+  quantizers = _initial_quantizers(key, gaussians, context, squared_error, method)
+  carry = jax.tree.map(jnp.zeros_like, quantizers)
+  state = blocks.initial_state(Trained(gaussians, quantizers), carry, optimizer)
+  return TuneState(state, state, jnp.array(-jnp.inf))
+
+
+def run(
+  state: TuneState,
+  context: Context,
+  target: Float[Array, 'H W C'],
+  method: Method,
+  *,
+  steps: int,
+  optimizer: optax.GradientTransformation,
+  loss: Loss = clamped_l2,
+  on_block: Callable[[TuneState, blocks.Progress], None] | None = None,
+) -> TuneState:
+  """Goes on from `state` until `steps` steps are done.
+
+  After every block the state is frozen, decoded and measured, so what is kept as best is best by
+  the decoded image and not by the loss. Raises FitError as `blocks.run`.
+  """
+  height, width, _ = target.shape
+  quantizers = {getattr(method, a).name: getattr(method, a) for a in ATTRIBUTES}
+  pixels = np.asarray(target)
+
+  def measured(current: blocks.FitState, before: TuneState) -> tuple[TuneState, float]:
+    now = decoded_psnr(freeze(current, context, method, height, width), pixels, quantizers)
+    if now > before.best_psnr:
+      return TuneState(current, current, jnp.array(now)), now
+    return TuneState(current, before.best, before.best_psnr), now
+
+  def after_block(current: blocks.FitState, progress: blocks.Progress) -> None:
+    nonlocal state
+    state, now = measured(current, state)
+    if on_block:
+      on_block(state, progress._replace(psnr=now))
+
+  if int(state.current.step) == 0:
+    state, _ = measured(state.current, state)
+  blocks.run(
+    state.current,
+    target,
+    steps=steps,
+    optimizer=optimizer,
+    loss=loss,
+    forward=through(method),
+    context=context,
+    on_block=after_block,
+  )
+  return state

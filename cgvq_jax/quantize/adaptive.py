@@ -1,0 +1,236 @@
+"""Steps of each Gaussian's own, by its energy and its shape: reverse water-filling one by one.
+
+Alone in the plane a Gaussian of colour c and area A = pi s1 s2 has the energy E = |c|^2 A. With
+e = c sqrt(A), the colour per unit of energy, no number's error disturbs another's, and moved by d a
+number changes the picture by H d^2 (`curvature`, with e in place of c):
+
+      e                   1 for each channel
+      log s1, log s2      E / 2
+      rotation            E / 4 (s1/s2 - s2/s1)^2
+      mean along axis i   E / (2 s_i^2)
+
+So all of them cost alike when e is rounded in steps of `delta` and, with g = log2(E / delta^2),
+the grade, and r = 2^(-g/2), log scales in steps of sqrt(2) r, rotations of
+2 r / (s1/s2 - s2/s1), and means of sqrt(2) r standard deviations. The file tells delta and each
+Gaussian's whole grade; a decoder knows a Gaussian's steps before it reads its numbers.
+
+What decides how many values a number has is computed in integers and in doubles by sums, products,
+quotients and square roots alone, so that every machine finds the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from cgvq_jax.primitives.gaussians import Gaussians
+
+OCTAVE = 1024  # log scales are told in whole 1/1024 octaves
+GRADES = 32  # 0..31: energies of delta^2 to 2^31 delta^2
+MAX_PRECISION = 1023
+MAX_TURNS = 4096  # values of a rotation
+MAX_CELLS = 4096  # values of a mean along a side of its box
+UNIT = 16  # boxes are told in 1/16 px
+LEVELS = 1 << 15  # log scales in -LEVELS..LEVELS - 1 of 1/1024 octave: 2^-32 to 2^32 px
+_ANGLES = 4096  # of half a turn
+_EXACT = 2.0**30  # tables are whole multiples of 2^-30: no machine's last digit tells
+
+
+class Graded(NamedTuple):
+  """One image as integers. N Gaussians, in any order."""
+
+  height: int  # px
+  width: int  # px
+  channels: int
+  method: str
+  precision: int  # delta = 2^(2 - precision / 64)
+  axes: np.ndarray  # [C, C] int8, rows of the colours' axes in 1/127: see `color_axes`
+  grade: np.ndarray  # [N] 0..GRADES-1
+  log_scale: np.ndarray  # [N, 2] in the grade's steps, the longer axis first
+  rotation: np.ndarray  # [N] 0..M-1, M of `num_turns`
+  low: np.ndarray  # [N, 2] corner x, y of the box that the mean is in, 1/UNIT px
+  size: np.ndarray  # [N, 2] of the box, 1/UNIT px
+  cell: np.ndarray  # [N, 2] 0..n-1 from the corner, n of `num_cells`
+  color: np.ndarray  # [N, C] e along the axes, in deltas
+
+
+def delta_of(precision: int) -> float:
+  """The step of e, colour times px."""
+  return 2.0 ** (2 - precision / 64)
+
+
+def grades_of(energy: Float[np.ndarray, 'N'], delta: float) -> Int[np.ndarray, 'N']:
+  """round(log2(E / delta^2)), in 0..GRADES-1."""
+  octaves = 2 * np.log2(np.sqrt(np.maximum(energy, 1e-30)) / delta)
+  return np.clip(np.rint(octaves), 0, GRADES - 1).astype(np.int64)
+
+
+@functools.cache
+def log_scale_steps() -> Int[np.ndarray, 'G']:
+  """sqrt(2) 2^(-g/2) of each grade in 1/1024 octave, at least 1 and at most 1024."""
+  steps = OCTAVE * math.sqrt(2) / math.log(2) * 2.0 ** (-np.arange(GRADES) / 2)
+  return np.clip(np.rint(steps), 1, OCTAVE).astype(np.int64)
+
+
+@functools.cache
+def _ratios() -> Float[np.ndarray, 'G']:
+  """r = 2^(-g/2) of each grade."""
+  return np.rint(2.0 ** (-np.arange(GRADES) / 2) * _EXACT) / _EXACT
+
+
+@functools.cache
+def _powers() -> Float[np.ndarray, 'O']:
+  return np.rint(2.0 ** (np.arange(OCTAVE) / OCTAVE) * _EXACT) / _EXACT
+
+
+@functools.cache
+def _cosines() -> Float[np.ndarray, 'A']:
+  return np.rint(np.cos(np.pi * np.arange(_ANGLES) / _ANGLES) * _EXACT) / _EXACT
+
+
+def _power(octaves: Int[np.ndarray, '*N']) -> Float[np.ndarray, '*N']:
+  """2^(octaves / 1024)."""
+  return np.ldexp(_powers()[octaves % OCTAVE], octaves // OCTAVE)
+
+
+def scales(
+  log_scale: Int[np.ndarray, 'N 2'], grade: Int[np.ndarray, 'N']
+) -> Float[np.ndarray, 'N 2']:
+  """Standard deviations, px."""
+  octaves = np.asarray(log_scale, np.int64) * log_scale_steps()[grade][:, None]
+  return _power(np.clip(octaves, -LEVELS, LEVELS - 1))
+
+
+def num_turns(scale: Float[np.ndarray, 'N 2'], grade: Int[np.ndarray, 'N']) -> Int[np.ndarray, 'N']:
+  """M = ceil(pi (s1/s2 - s2/s1) / (2 r)), 1 to MAX_TURNS: a rotation is pi m / M."""
+  ratio = scale[:, 0] / scale[:, 1]
+  shear = np.abs(ratio - 1 / ratio)
+  wanted = np.minimum(math.pi / 2 * shear / _ratios()[grade], float(MAX_TURNS))
+  return np.maximum(np.ceil(wanted), 1).astype(np.int64)
+
+
+def spreads(
+  scale: Float[np.ndarray, 'N 2'], rotation: Int[np.ndarray, 'N'], turns: Int[np.ndarray, 'N']
+) -> tuple[Float[np.ndarray, 'N 2'], Float[np.ndarray, 'N']]:
+  """The standard deviations of x where y is known, and of y; and how far x then moves with y."""
+  angle = np.asarray(rotation, np.int64) * _ANGLES // turns
+  cosine = _cosines()[angle]
+  sine = _cosines()[np.abs(angle - _ANGLES // 2)]
+  first, second = scale.T
+  variance = (first * sine) * (first * sine) + (second * cosine) * (second * cosine)
+  y = np.sqrt(variance)
+  covariance = (first * first - second * second) * (sine * cosine)
+  return np.stack([first * second / y, y], axis=-1), covariance / variance
+
+
+def num_cells(
+  size: Int[np.ndarray, 'N 2'], spread: Float[np.ndarray, 'N 2'], grade: Int[np.ndarray, 'N']
+) -> Int[np.ndarray, 'N 2']:
+  """How many values x and y have in a box: cells of sqrt(2) r spreads, 1 to MAX_CELLS.
+
+  A lattice that is whitened by the Cholesky factor of the covariance has rows at equal y, and each
+  row may start where it likes: so the rows' first points can all lie at the box's edge.
+  """
+  step = math.sqrt(2) * _ratios()[grade][:, None] * spread
+  cells = np.floor(np.minimum(size / UNIT / step, float(MAX_CELLS)) + 0.5)
+  return np.maximum(cells, 1).astype(np.int64)
+
+
+def means(
+  low: Int[np.ndarray, 'N 2'],
+  size: Int[np.ndarray, 'N 2'],
+  cell: Int[np.ndarray, 'N 2'],
+  cells: Int[np.ndarray, 'N 2'],
+) -> Float[np.ndarray, 'N 2']:
+  """The middle of each cell, px."""
+  return (low + (2 * cell + 1) * size / (2 * cells)) / UNIT
+
+
+def nearest_cell(
+  mean: Float[np.ndarray, 'N 2'],
+  low: Int[np.ndarray, 'N 2'],
+  size: Int[np.ndarray, 'N 2'],
+  cells: Int[np.ndarray, 'N 2'],
+  spread: Float[np.ndarray, 'N 2'],
+  shear: Float[np.ndarray, 'N'],
+) -> Int[np.ndarray, 'N 2']:
+  """The cell of a box that a mean is nearest to, in the Gaussian's own standard deviations."""
+  corner, side = low / UNIT, size / UNIT / cells
+  middle = np.floor((mean[:, 1] - corner[:, 1]) / side[:, 1])
+  best, least = np.zeros_like(cells), np.full(len(cells), np.inf)
+  for offset in (-1, 0, 1):
+    row = np.clip(middle + offset, 0, cells[:, 1] - 1)
+    dy = corner[:, 1] + (row + 0.5) * side[:, 1] - mean[:, 1]
+    x = mean[:, 0] + shear * dy  # nearest for this y
+    column = np.clip(np.floor((x - corner[:, 0]) / side[:, 0]), 0, cells[:, 0] - 1)
+    dx = corner[:, 0] + (column + 0.5) * side[:, 0] - x
+    distance = (dx / spread[:, 0]) ** 2 + (dy / spread[:, 1]) ** 2
+    nearer = distance < least
+    least = np.where(nearer, distance, least)
+    chosen = np.stack([column, row], axis=-1).astype(np.int64)
+    best = np.where(nearer[:, None], chosen, best)
+  return best
+
+
+def color_axes(colors: Float[np.ndarray, 'N C']) -> Int[np.ndarray, 'C C']:
+  """The principal axes of e (Karhunen-Loeve), rows in 1/127, the strongest first."""
+  _, vectors = np.linalg.eigh(colors.T.astype(np.float64) @ colors)
+  axes = vectors[:, ::-1].T
+  # Of both signs the one whose largest part is positive, so that a hair does not turn an axis.
+  largest = np.argmax(np.abs(axes), axis=1)
+  axes = axes * np.sign(axes[np.arange(len(axes)), largest])[:, None]
+  return np.rint(127 * axes).astype(np.int8)
+
+
+def unit_axes(axes: Int[np.ndarray, 'C C']) -> Float[np.ndarray, 'C C']:
+  """The orthonormal axes nearest to those told, row by row (Gram-Schmidt).
+
+  Raises:
+    ValueError: the rows told do not span the colours.
+  """
+  rows: list[np.ndarray] = []
+  for told in np.asarray(axes, np.float64) / 127:
+    row = told.copy()
+    for other in rows:
+      row -= (told @ other) * other
+    length = math.sqrt(row @ row)
+    if length < 0.25:
+      raise ValueError('color axes: wanted rows that span all colours, got dependent ones')
+    rows.append(row / length)
+  return np.stack(rows)
+
+
+def dequantize(symbols: Graded) -> Gaussians:
+  """The Gaussians that the integers stand for, float32.
+
+  Raises:
+    ValueError: an integer is outside of what its Gaussian's steps allow, or the axes are none.
+  """
+  grade = np.asarray(symbols.grade)
+  scale = scales(symbols.log_scale, grade)
+  turns = num_turns(scale, grade)
+  spread, _ = spreads(scale, symbols.rotation, turns)
+  cells = num_cells(symbols.size, spread, grade)
+  _check_below('rotation', symbols.rotation, turns)
+  _check_below('cell', symbols.cell, cells)
+  color = delta_of(symbols.precision) * symbols.color @ unit_axes(symbols.axes)
+  color = color / np.sqrt(np.pi * scale[:, :1] * scale[:, 1:])
+  mean = means(symbols.low, symbols.size, symbols.cell, cells)
+  return Gaussians(
+    mean_xy=jnp.asarray(mean, jnp.float32),
+    log_scale=jnp.asarray(np.log(scale), jnp.float32),
+    rotation=jnp.asarray(np.pi * symbols.rotation / turns, jnp.float32),
+    color=jnp.asarray(color, jnp.float32),
+  )
+
+
+def _check_below(name: str, values: np.ndarray, limits: np.ndarray) -> None:
+  wrong = (values < 0) | (values >= limits)
+  if np.any(wrong):
+    at = tuple(np.argwhere(wrong)[0])
+    raise ValueError(f'{name}: wanted 0..{limits[at] - 1}, got {values[at]}')

@@ -1,0 +1,91 @@
+"""The programs that must run on any accelerator: what test_crosscompile lowers and compiles.
+
+python tests/programs.py DEVICE NAME...   compiles them, in a process that has the compilers' wheels
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import raster_scenes
+
+from cgvq_jax import devices
+from cgvq_jax.benchmark import crosscompile
+from cgvq_jax.fit import blocks, densify, losses, optimizers
+from cgvq_jax.methods import codebooks
+from cgvq_jax.methods.registry import PAPERS
+from cgvq_jax.quantize import kmeans
+
+HEIGHT, WIDTH, CLUSTERS = 64, 96, 4
+
+
+def _block(forward, optimizer, implementation=None):
+  room = blocks.first_room(raster_scenes.NUM_GAUSSIANS, HEIGHT, WIDTH)
+  options = {'forward': forward, 'loss': losses.l2, 'optimizer': optimizer}
+  return functools.partial(
+    blocks.block, **options, steps=50, room=room, implementation=implementation
+  )
+
+
+def _fit_arguments():
+  gaussians = raster_scenes.random(height=HEIGHT, width=WIDTH).gaussians
+  return blocks.initial_state(gaussians, (), optimizers.adam()), None, jnp.zeros((HEIGHT, WIDTH, 3))
+
+
+def fit_block(implementation=None):
+  return _block(blocks.free, optimizers.adam(), implementation), _fit_arguments()
+
+
+def batched_fit_block(implementation=None):
+  batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), _fit_arguments())
+  return jax.vmap(_block(blocks.free, optimizers.adam(), implementation)), batch
+
+
+def finetune_block(method='cgvq', implementation=None):
+  state, _, target = _fit_arguments()
+  method = PAPERS[method](3)
+  optimizer = codebooks.adam(1000)
+  labels = np.arange(raster_scenes.NUM_GAUSSIANS) % CLUSTERS
+  context = codebooks.make_context(labels, CLUSTERS, HEIGHT, WIDTH)
+  start = codebooks.initial_state(
+    jax.random.key(0), state.params, context, target, method, optimizer
+  )
+  block = _block(codebooks.through(method), optimizer, implementation)
+  return block, (start.current, context, target)
+
+
+def densify_move():
+  state, _, residual = _fit_arguments()
+  return functools.partial(densify.move, most=20, ratio=0.3), (state, residual)
+
+
+def k_means():
+  return functools.partial(kmeans.fit, num_clusters=CLUSTERS), (
+    jax.random.key(0),
+    jnp.zeros((100, 6)),
+  )
+
+
+PROGRAMS = {
+  'fit': fit_block,
+  'batch': batched_fit_block,
+  'gi': functools.partial(finetune_block, 'gi'),
+  'cgvq': finetune_block,
+  'densify': densify_move,
+  'k-means': k_means,
+}
+
+if __name__ == '__main__':
+  device, *names = sys.argv[1:]
+  options = devices.compiler_options('gpu') if device in crosscompile.GPUS else None
+  for name in names:
+    function, arguments = PROGRAMS[name]()
+    program = crosscompile.compiled(function, *arguments, device=device, options=options)
+    text = program.as_text()
+    floats = re.findall(r'= f32.* scatter\(.*', text)
+    print(name, len(text), sum('unique_indices=true' not in line for line in floats), flush=True)
