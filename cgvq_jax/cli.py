@@ -24,7 +24,7 @@ from cgvq_jax.evaluate import baselines
 from cgvq_jax.fit.blocks import Progress
 from cgvq_jax.io import datasets, images
 from cgvq_jax.jobs.progress import Bars
-from cgvq_jax.methods.registry import METHODS, PAPERS, QUALITY
+from cgvq_jax.methods.registry import CODEBOOK_METHODS, METHODS, QUALITY
 
 _EXTENSION = '.cgvq'
 _EPILOG = """example:
@@ -74,10 +74,10 @@ def _encode(arguments: argparse.Namespace) -> None:
   if arguments.output.suffix.lower() != _EXTENSION:
     raise UsageError(f'{arguments.output}: wanted a name that ends in {_EXTENSION}')
   for name in ('quality', 'target_bpp', 'target_psnr'):
-    if getattr(arguments, name) is not None and arguments.method in PAPERS:
+    if getattr(arguments, name) is not None and arguments.method in CODEBOOK_METHODS:
       raise UsageError(f'--{name}: wanted --method cgvq_rd, got {arguments.method}')
-  if arguments.method not in PAPERS:
-    papers = f'one of the methods {", ".join(PAPERS)}, got {arguments.method}'
+  if arguments.method not in CODEBOOK_METHODS:
+    papers = f'one of the methods {", ".join(CODEBOOK_METHODS)}, got {arguments.method}'
     if arguments.num_clusters is not None:
       raise UsageError(f'--num_clusters: wanted {papers}')
     if arguments.order != 'sorted':

@@ -23,7 +23,7 @@ from cgvq_jax.methods.registry import Method, dequantizers
 from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import standard_deviations
 from cgvq_jax.quantize import adaptive
-from cgvq_jax.quantize.adaptive import Graded
+from cgvq_jax.quantize.adaptive import AdaptiveSymbols
 from cgvq_jax.rasterize.api import CHANNELS, MAX_SIDE, rasterize
 
 _MAX_PIXELS = 1 << 28  # of a rendering: four times what a file's own size may be
@@ -94,7 +94,7 @@ def encode(
     target,
     num_gaussians,
     steps=fit_steps,
-    least=method.least,
+    min_gain=method.min_gain,
     initializer=initializer,
     densifier=densifier,
     optimizer=optimizer,
@@ -121,7 +121,7 @@ def fit_image(
   num_gaussians: int,
   *,
   steps: int = 1000,
-  least: float = densify.LEAST,
+  min_gain: float = densify.MIN_GAIN,
   initializer: Initializer = initialize.gradient_guided,
   densifier: Callable[[int, float], densify.Densifier] = densify.matching_pursuit,
   optimizer: Callable[[int], optax.GradientTransformation] = optimizers.adam,
@@ -131,16 +131,16 @@ def fit_image(
 ) -> Gaussians:
   """The first half of `encode`: at most `num_gaussians` free Gaussians, fitted to an image.
 
-  `least` is the squared error, summed over samples, below which a place is not worth a Gaussian.
+  `min_gain` is the squared error, summed over samples, below which a place is not worth a Gaussian.
   Raises ValueError where the initializer makes another number than it was asked for, FitError where
   the fit diverges.
   """
-  densifying, stepping = densifier(steps, least), optimizer(steps)
+  densifying, stepping = densifier(steps, min_gain), optimizer(steps)
   first = densifying.first(num_gaussians)
   gaussians = initializer(key, target, first)
   if gaussians.num_gaussians != first:
     raise ValueError(f'initializer: wanted {first} Gaussians, got {gaussians.num_gaussians}')
-  gaussians = densify.with_sleepers(gaussians, num_gaussians)
+  gaussians = densify.with_inactive(gaussians, num_gaussians)
   state = blocks.run(
     resume(blocks.initial_state(gaussians, (), stepping)),
     target,
@@ -150,7 +150,7 @@ def fit_image(
     between=densifying.between,
     on_block=on_block,
   )
-  return densify.without_sleepers(state.params)
+  return densify.without_inactive(state.params)
 
 
 class Decoded(NamedTuple):
@@ -166,8 +166,8 @@ def decode(data: bytes) -> Decoded:
   """Reads the bytes of a file; raises ContainerError, naming the field, where they are not one."""
   symbols = container.read(data)
   try:
-    if isinstance(symbols, Graded):
-      gaussians, labels = adaptive.dequantize(symbols), symbols.grade
+    if isinstance(symbols, AdaptiveSymbols):
+      gaussians, labels = adaptive.dequantize(symbols), symbols.energy_class
     else:
       gaussians = codebooks.thaw(symbols, dequantizers(symbols.channels))
       labels = np.repeat(np.arange(symbols.counts.size), symbols.counts)

@@ -16,14 +16,14 @@ import cgvq_jax as cg
 from cgvq_jax.bitstream import container
 from cgvq_jax.fit.losses import l1, l2
 from cgvq_jax.io.images import to_bytes8
-from cgvq_jax.methods.registry import papers_method
+from cgvq_jax.methods.registry import codebook_method
 from cgvq_jax.metrics import psnr
 from cgvq_jax.quantize import vector
 from cgvq_jax.rasterize import api
 
 # As in tests/test_finetune.py, so that what is compiled for one serves the other.
 IMAGE = raster_scenes.photograph(48, 48)
-METHOD = papers_method('small', 4, 2, 3)
+METHOD = codebook_method('small', 4, 2, 3)
 SETTINGS = {'num_gaussians': 60, 'fit_steps': 100, 'finetune_steps': 100}
 
 
@@ -134,7 +134,7 @@ def test_a_stopped_encode_goes_on_to_the_same_bytes(encoded, stopped_after):
 )
 def test_small_images_of_other_channels(shape, num_gaussians, num_clusters):
   image = np.full(shape, 0.25, np.float32)
-  method = papers_method('small', 4, 2, shape[2])
+  method = codebook_method('small', 4, 2, shape[2])
   data = encode(image, method, num_gaussians=num_gaussians, num_clusters=num_clusters)
   decoded = cg.decode(data)
   assert decoded.gaussians.color.shape == (num_gaussians, shape[2])
@@ -366,7 +366,7 @@ def never(key, image, num_gaussians):
 @pytest.mark.parametrize(('image', 'channels'), [(IMAGE[..., :1], 3), (IMAGE, 1)])
 def test_a_method_of_other_channels_is_refused_before_the_fit(image, channels):
   with pytest.raises(ValueError, match="method 'small': wanted color quantized in"):
-    encode(image, papers_method('small', 4, 2, channels), initializer=never)
+    encode(image, codebook_method('small', 4, 2, channels), initializer=never)
 
 
 def test_a_quantizer_in_the_wrong_place_is_refused_before_the_fit():

@@ -12,7 +12,6 @@ from skimage.metrics import structural_similarity
 
 from cgvq_jax import metrics
 from cgvq_jax.evaluate import curves, similarity
-from cgvq_jax.evaluate.curves import bd_rate
 
 RNG = np.random.default_rng(0)
 
@@ -186,25 +185,25 @@ PUBLISHED = (
 )
 
 
-@pytest.mark.parametrize('curves', [PUBLISHED, (*PUBLISHED[2:], *PUBLISHED[:2])])
-def test_bd_rate_is_that_of_the_standards_sheet(curves):
+@pytest.mark.parametrize('points', [PUBLISHED, (*PUBLISHED[2:], *PUBLISHED[:2])])
+def test_bd_rate_is_that_of_the_standards_sheet(points):
   """The package's PCHIP agrees with the common test conditions' Excel sheet to ten digits."""
-  rate_a, psnr_a, rate_b, psnr_b = curves
+  rate_a, psnr_a, rate_b, psnr_b = points
   wanted = bjontegaard.bd_rate(rate_b, psnr_b, rate_a, psnr_a, method='pchip', min_overlap=0)
   assert abs(wanted) > 1
-  assert bd_rate(*curves) == pytest.approx(wanted, rel=1e-9)
+  assert curves.bd_rate(*points) == pytest.approx(wanted, rel=1e-9)
 
 
 def test_bd_rate_between_two_rates():
   # ln rate is linear in PSNR: a costs as much as b at 30 dB and a quarter at 34 dB.
-  curves = [1, 4], [30, 34], [1, 16], [30, 34]
-  assert bd_rate(*curves) == pytest.approx(-50)
-  assert curves.bd_rate(*curves, between=(1, 4)) == pytest.approx(100 * (2**-0.5 - 1))
-  assert curves.bd_rate(*curves, between=(4, 99)) == pytest.approx(100 * (2**-1.5 - 1))
-  assert curves.bd_rate(*curves, between=(0.1, 99)) == pytest.approx(-50)
+  points = [1, 4], [30, 34], [1, 16], [30, 34]
+  assert curves.bd_rate(*points) == pytest.approx(-50)
+  assert curves.bd_rate(*points, between=(1, 4)) == pytest.approx(100 * (2**-0.5 - 1))
+  assert curves.bd_rate(*points, between=(4, 99)) == pytest.approx(100 * (2**-1.5 - 1))
+  assert curves.bd_rate(*points, between=(0.1, 99)) == pytest.approx(-50)
   for nothing in ((0.1, 0.5), (17, 20), (4, 4)):
     with pytest.raises(ValueError, match='overlap'):
-      curves.bd_rate(*curves, between=nothing)
+      curves.bd_rate(*points, between=nothing)
 
 
 def test_bd_rate_directions_are_reciprocal():

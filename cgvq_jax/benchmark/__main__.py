@@ -55,9 +55,9 @@ from cgvq_jax.benchmark import gpu as accelerator
 from cgvq_jax.benchmark.scenes import SCENES, USUAL
 from cgvq_jax.bitstream import container
 from cgvq_jax.io.files import write_atomically
-from cgvq_jax.methods.registry import PAPERS
+from cgvq_jax.methods.registry import CODEBOOK_METHODS
 from cgvq_jax.primitives.gaussians import Gaussians
-from cgvq_jax.quantize.clustered import Symbols
+from cgvq_jax.quantize.clustered import CodebookSymbols
 from cgvq_jax.rasterize import tiles
 from cgvq_jax.rasterize.pallas import VARIANTS
 
@@ -114,7 +114,7 @@ def bitstream(files: Sequence[Path]) -> dict[str, Any]:
   orders, columns = [], []
   for file in files:
     symbols = container.read(container.read_file(file))
-    if not isinstance(symbols, Symbols):
+    if not isinstance(symbols, CodebookSymbols):
       raise ValueError(f'{file}: wanted a file of codebooks, got one of {symbols.method}')
     orders.append({'file': str(file), **entropy.orders(symbols)})
     columns += [{'file': str(file), **row} for row in entropy.columns(symbols)]
@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add('step', lambda _: cpu.fit_steps(), 'One step of a fit.')
   command = add('profile', lambda a: profiling.profile(a.scene, a.stages), 'The parts of a step.')
   command.add_argument('--scene', choices=SCENES, default='kodim15-10k', metavar='NAME')
-  stages = ['fit', *PAPERS]
+  stages = ['fit', *CODEBOOK_METHODS]
   command.add_argument(
     '--stages', choices=stages, default=stages, help=f'of {", ".join(stages)}', **choice
   )

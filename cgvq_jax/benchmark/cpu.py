@@ -179,13 +179,13 @@ def _measure_xla(scene: Scene, target: Float[Array, 'H W C']) -> dict[str, Any]:
   def tile_target(target):
     return beside(layout.tile_target(target, axis=axis, block=room.chunks))
 
-  # Room as a fit finds it.
-  room = blocks.first_room(gaussians.num_gaussians, height, width)
+  # Capacity as a fit finds it.
+  room = blocks.first_capacity(gaussians.num_gaussians, height, width)
   while True:
     bin_program = _on_cores(partial(make_bins, capacity=room.pairs), P(axis))
     bins = bin_program(gaussians)
-    needed = blocks.Room(bins.num_pairs, jax.vmap(lambda bins: bins.most_chunks)(bins))
-    needed = blocks.Room(*(int(jnp.max(number)) for number in needed))
+    needed = blocks.Capacity(bins.num_pairs, jax.vmap(lambda bins: bins.most_chunks)(bins))
+    needed = blocks.Capacity(*(int(jnp.max(number)) for number in needed))
     if room.holds(needed):
       break
     room = room.grown(needed)

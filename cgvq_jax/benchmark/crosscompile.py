@@ -191,7 +191,7 @@ def needs(device: str, variant: str, tile_shape: TileShape, folder: Path) -> lis
   `folder`, which the environment of `all_needs` does."""
   kernels = pallas.VARIANTS[variant]
   table, bins, cotangent = kernel_arguments(tile_shape=tile_shape)
-  calls = {'render': (table, bins), 'pull_back': (table, bins, cotangent)}
+  calls = {'render': (table, bins), 'backward': (table, bins, cotangent)}
   rows = []
   for name, arguments in calls.items():
     compiled(getattr(kernels, name), *arguments, device=device)

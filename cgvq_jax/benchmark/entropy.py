@@ -13,13 +13,13 @@ from jaxtyping import Float, Int
 
 from cgvq_jax.bitstream import container, histograms
 from cgvq_jax.bitstream.ans import Stack, Writer
-from cgvq_jax.quantize.clustered import Symbols
+from cgvq_jax.quantize.clustered import CodebookSymbols
 
 _ROUNDS = 7
 _PARAMETER_BITS = 16
 
 
-def orders(symbols: Symbols) -> dict[str, Any]:
+def orders(symbols: CodebookSymbols) -> dict[str, Any]:
   """Bytes of the same picture by each order, and how much of log2 of the orders each saves.
 
   `worth` is the sum of log2 N_k! over the clusters, bits. Milliseconds are medians of warm runs.
@@ -51,7 +51,7 @@ def _median_ms(function: Callable[[], Any]) -> float:
   return 1e3 * statistics.median(seconds)
 
 
-def columns(symbols: Symbols) -> list[dict[str, Any]]:
+def columns(symbols: CodebookSymbols) -> list[dict[str, Any]]:
   """Bits of each column of rotation, scale and colour, by the bitstream and by other models.
 
   `entropy` is the empirical one given the cluster, each cluster's histogram known and free.

@@ -131,7 +131,7 @@ def measure(
     loss=l2,
     optimizer=optimizer,
     steps=steps,
-    room=blocks.Room(2 * room.pairs, room.chunks),
+    room=blocks.Capacity(2 * room.pairs, room.chunks),
     implementation=name,
     tile_shape=shape,
   )
@@ -165,18 +165,18 @@ def measure(
   }
 
 
-def _room(gaussians: Gaussians, height: int, width: int, shape: TileShape) -> blocks.Room:
+def _room(gaussians: Gaussians, height: int, width: int, shape: TileShape) -> blocks.Capacity:
   """What the largest lists of a batch need."""
   count = gaussians.mean_xy.shape[1]
-  room = blocks.Room(tiles.initial_capacity(count, height, width, shape), tiles.BLOCK)
+  room = blocks.Capacity(tiles.initial_capacity(count, height, width, shape), tiles.BLOCK)
   while True:
 
     def needed(gaussians, pairs=room.pairs):
       bins = tiles.bin_gaussians(gaussians, height, width, pairs, tile_shape=shape)
-      return blocks.Room(bins.num_pairs, bins.most_chunks)
+      return blocks.Capacity(bins.num_pairs, bins.most_chunks)
 
     each = jax.jit(jax.vmap(needed))(gaussians)
-    wanted = blocks.Room(*(int(jnp.max(number)) for number in each))
+    wanted = blocks.Capacity(*(int(jnp.max(number)) for number in each))
     if room.holds(wanted):
       return room
     room = room.grown(wanted)

@@ -17,7 +17,7 @@ from cgvq_jax import devices
 from cgvq_jax.benchmark.scenes import SCENES, Scene
 from cgvq_jax.fit import blocks, optimizers
 from cgvq_jax.methods import codebooks
-from cgvq_jax.methods.registry import PAPERS
+from cgvq_jax.methods.registry import CODEBOOK_METHODS
 from cgvq_jax.quantize.clusters import cluster
 
 # The innermost of these that an operation lies in is its part.
@@ -46,7 +46,7 @@ def _stage(scene: Scene, target: Float[Array, 'H W C'], stage: str) -> tuple[Any
   optimizer = optimizers.adam(1000)
   state, context, forward = blocks.initial_state(gaussians, (), optimizer), None, blocks.free
   if stage != 'fit':
-    method = PAPERS[stage](gaussians.num_channels)
+    method = CODEBOOK_METHODS[stage](gaussians.num_channels)
     labels = cluster(jax.random.key(0), gaussians, method.num_clusters)
     context = codebooks.make_context(np.asarray(labels), method.num_clusters, height, width)
     forward = codebooks.through(method)

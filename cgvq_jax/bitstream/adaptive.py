@@ -17,7 +17,7 @@ from cgvq_jax.bitstream import boxes as mean_boxes
 from cgvq_jax.bitstream import histograms
 from cgvq_jax.bitstream.ans import Reader, Writer
 from cgvq_jax.quantize import adaptive
-from cgvq_jax.quantize.adaptive import GRADES, UNIT, Graded
+from cgvq_jax.quantize.adaptive import NUM_ENERGY_CLASSES, UNIT, AdaptiveSymbols
 
 SECTIONS = ('positions', 'rotation_scale', 'color', 'header')
 MAX_OVERHANG = 1 << 13  # px that the boxes may reach beyond an edge of the picture
@@ -33,13 +33,13 @@ class Shape(NamedTuple):
   width: int
   channels: int
   method: str
-  precision: int
+  step_index: int
   count: int
 
 
 def color_shifts() -> Int[np.ndarray, 'G']:
   """Low bits of e that are stored flat: all but the highest four or so."""
-  return np.maximum(np.arange(GRADES) // 2 - 4, 0)
+  return np.maximum(np.arange(NUM_ENERGY_CLASSES) // 2 - 4, 0)
 
 
 def scale_shifts() -> Int[np.ndarray, 'G']:
@@ -49,7 +49,7 @@ def scale_shifts() -> Int[np.ndarray, 'G']:
   )
 
 
-def put(writer: Writer, symbols: Graded) -> None:
+def put(writer: Writer, symbols: AdaptiveSymbols) -> None:
   """Codes the integers. Raises ValueError where they do not fit each other or the format."""
   low = np.asarray(symbols.low, np.int64)
   overhang = _overhangs(low, low + symbols.size, symbols.height, symbols.width)
@@ -57,9 +57,11 @@ def put(writer: Writer, symbols: Graded) -> None:
   for side in overhang:
     writer.put_uniform(side, MAX_OVERHANG + 1)
   writer.put_uniform(np.asarray(symbols.axes, np.int64).ravel() + 128, 256)
-  grade = np.asarray(symbols.grade, np.int64)
-  if not 0 <= grade.min() <= grade.max() < GRADES:
-    raise ValueError(f'grade: wanted 0..{GRADES - 1}, got {grade.min()}..{grade.max()}')
+  grade = np.asarray(symbols.energy_class, np.int64)
+  if not 0 <= grade.min() <= grade.max() < NUM_ENERGY_CLASSES:
+    raise ValueError(
+      f'energy_class: wanted 0..{NUM_ENERGY_CLASSES - 1}, got {grade.min()}..{grade.max()}'
+    )
   # The order of the boxes is that of everything, so the grades are told after them.
   order, boxes = mean_boxes.put(writer, low - corner, size)
   if np.any(boxes.low + corner != low[order]) or np.any(boxes.size != symbols.size[order]):
@@ -94,7 +96,7 @@ def put(writer: Writer, symbols: Graded) -> None:
     context = _sizes(level, shifts)
 
 
-def take(reader: Reader, shape: Shape) -> Graded:
+def take(reader: Reader, shape: Shape) -> AdaptiveSymbols:
   """The inverse of `put`, in the order of the boxes. Raises ValueError."""
   reader.section = 'header'
   overhang = [int(reader.take_uniform(MAX_OVERHANG + 1, 1)[0]) for _ in range(4)]
@@ -105,8 +107,8 @@ def take(reader: Reader, shape: Shape) -> Graded:
   boxes = mean_boxes.take(reader, shape.count, size)
   reader.section = 'color'
   grade = _take_column(reader, np.zeros(shape.count, np.int64))
-  if grade.max() >= GRADES:
-    raise ValueError(f'grade: wanted 0..{GRADES - 1}, got {grade.max()}')
+  if grade.max() >= NUM_ENERGY_CLASSES:
+    raise ValueError(f'energy_class: wanted 0..{NUM_ENERGY_CLASSES - 1}, got {grade.max()}')
 
   reader.section = 'rotation_scale'
   shifts = scale_shifts()[grade]
@@ -133,10 +135,10 @@ def take(reader: Reader, shape: Shape) -> Graded:
   for _ in range(shape.channels):
     levels.append(_take_shifted(reader, shifts, _TERMS * grade + context))
     context = _sizes(levels[-1], shifts)
-  return Graded(
+  return AdaptiveSymbols(
     *shape[:5],
     axes=axes,
-    grade=grade,
+    energy_class=grade,
     log_scale=log_scale,
     rotation=rotation,
     low=boxes.low + corner,

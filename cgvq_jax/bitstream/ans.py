@@ -38,7 +38,7 @@ def frequencies(heights: Int[np.ndarray, '*B']) -> Int[np.ndarray, '*B']:
   return ((STEPS + heights % STEPS) << (heights // STEPS)) - STEPS
 
 
-def weigh(frequency: Int[np.ndarray, '*G B']) -> Int[np.ndarray, '*G B']:
+def normalize_frequencies(frequency: Int[np.ndarray, '*G B']) -> Int[np.ndarray, '*G B']:
   """Integer probabilities in units of 2^-24: each at least 1, the sum exactly 2^24.
 
   With F_b the frequencies summed up to and including bin b, the free weight 2^24 - B is shared at
@@ -71,7 +71,7 @@ def categorical(weights: Int[np.ndarray, 'B']) -> Any:
 
 
 class Writer:
-  """Symbols in the order in which a decoder takes them.
+  """CodebookSymbols in the order in which a decoder takes them.
 
   They are pushed last to first, when all of them are known.
   """
@@ -83,12 +83,12 @@ class Writer:
     self._runs.append((np.asarray(symbols, np.int32), model, ()))
 
   def put_uniform(self, symbols: Any, size: int) -> None:
-    """Symbols below `size`, all alike."""
+    """CodebookSymbols below `size`, all alike."""
     if size > 1:
       self.put(np.atleast_1d(symbols), _stream.model.Uniform(size))
 
   def put_below(self, symbols: Int[np.ndarray, 'n'], sizes: Int[np.ndarray, 'n']) -> None:
-    """Symbols below a size of their own each."""
+    """CodebookSymbols below a size of their own each."""
     symbols, sizes = _told(symbols, sizes)
     self._runs.append((symbols, _any_uniform, (sizes,)))
 

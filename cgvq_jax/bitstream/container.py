@@ -1,6 +1,6 @@
 """The file: one image's integers as bytes, and back, with the size of every part.
 
-`Symbols`, of codebooks, are version 1; `Graded` integers, in steps of each Gaussian's own, are 2:
+`CodebookSymbols`, of codebooks, are version 1; `AdaptiveSymbols` integers, in steps of each Gaussian's own, are 2:
 
     'CGVQ' 1 height width channels method K counts order
     three times, for position, rotation-scale and colour:
@@ -36,11 +36,11 @@ from cgvq_jax.bitstream import adaptive, histograms, ordering
 from cgvq_jax.bitstream import tables as stored_tables
 from cgvq_jax.bitstream.ans import Reader, Stack, Writer
 from cgvq_jax.bitstream.fields import ContainerError, FieldReader, FieldWriter
-from cgvq_jax.quantize.adaptive import MAX_PRECISION, Graded
-from cgvq_jax.quantize.clustered import Stream, Symbols
+from cgvq_jax.quantize.adaptive import MAX_STEP_INDEX, AdaptiveSymbols
+from cgvq_jax.quantize.clustered import CodebookSymbols, Stream
 
 MAGIC = b'CGVQ'
-VERSION, GRADED_VERSION = 1, 2
+VERSION, ADAPTIVE_VERSION = 1, 2
 MAX_SIDE = 65535  # px
 MAX_PIXELS = 1 << 26
 CHANNELS = (1, 3, 4)
@@ -87,7 +87,9 @@ class _Parsed(NamedTuple):
   sizes: dict[str, int]  # bytes of each section
 
 
-def write(symbols: Symbols | Graded, order: ordering.Put = ordering.put_sorted) -> bytes:
+def write(
+  symbols: CodebookSymbols | AdaptiveSymbols, order: ordering.Put = ordering.put_sorted
+) -> bytes:
   """Codes one image's integers into the bytes of a file.
 
   `order` is one of ORDERS; graded integers have one, which is sorted. Only `ordering.put_plain`
@@ -97,7 +99,7 @@ def write(symbols: Symbols | Graded, order: ordering.Put = ordering.put_sorted) 
   Raises:
     ContainerError: a field of the symbols is outside the format's limits, or two fields disagree.
   """
-  if isinstance(symbols, Graded):
+  if isinstance(symbols, AdaptiveSymbols):
     return _write_graded(symbols, order)
   streams = [getattr(symbols, attribute) for attribute in ATTRIBUTES]
   counts = _checked_counts(symbols)
@@ -124,13 +126,13 @@ def write(symbols: Symbols | Graded, order: ordering.Put = ordering.put_sorted) 
   return data
 
 
-def _write_graded(symbols: Graded, order: ordering.Put) -> bytes:
+def _write_graded(symbols: AdaptiveSymbols, order: ordering.Put) -> bytes:
   if order is not ordering.put_sorted:
     raise ContainerError('order: wanted sorted, which graded Gaussians always are, got another')
   fields = FieldWriter()
-  _put_size(fields, GRADED_VERSION, symbols)
-  fields.varint('precision', symbols.precision, 0, MAX_PRECISION)
-  count = fields.varint('Gaussians', len(symbols.grade), 1, MAX_GAUSSIANS)
+  _put_size(fields, ADAPTIVE_VERSION, symbols)
+  fields.varint('step_index', symbols.step_index, 0, MAX_STEP_INDEX)
+  count = fields.varint('Gaussians', len(symbols.energy_class), 1, MAX_GAUSSIANS)
   writer = Writer()
   try:
     adaptive.put(writer, symbols)
@@ -145,7 +147,7 @@ def _closed(body: bytes) -> bytes:
   return body + zlib.crc32(body).to_bytes(_CRC_BYTES, 'little')
 
 
-def read(data: bytes) -> Symbols | Graded:
+def read(data: bytes) -> CodebookSymbols | AdaptiveSymbols:
   """The inverse of `write`: the same integers, symbols as int32, tables in their own type.
 
   The numbers behind the integers are the codec's to check: a float16 in a table may be NaN.
@@ -153,7 +155,7 @@ def read(data: bytes) -> Symbols | Graded:
   Raises:
     ContainerError: the bytes are not a whole, undamaged file of this format and version.
   """
-  if _version(data) == GRADED_VERSION:
+  if _version(data) == ADAPTIVE_VERSION:
     return _parse_graded(data)[0]
   parsed = _parse(data)
   streams = [
@@ -161,7 +163,7 @@ def read(data: bytes) -> Symbols | Graded:
     for attribute, tables, rows in zip(parsed.attributes, parsed.tables, parsed.rows, strict=True)
   ]
   header = parsed.header
-  return Symbols(
+  return CodebookSymbols(
     header.height, header.width, header.channels, header.method, header.counts, *streams
   )
 
@@ -176,7 +178,7 @@ def sections(data: bytes) -> dict[str, int]:
   Raises:
     ContainerError: as `read`.
   """
-  return _parse_graded(data)[1] if _version(data) == GRADED_VERSION else _parse(data).sizes
+  return _parse_graded(data)[1] if _version(data) == ADAPTIVE_VERSION else _parse(data).sizes
 
 
 def describe(data: bytes) -> dict[str, Any]:
@@ -187,9 +189,9 @@ def describe(data: bytes) -> dict[str, Any]:
   Raises:
     ContainerError: as `read`.
   """
-  if _version(data) == GRADED_VERSION:
+  if _version(data) == ADAPTIVE_VERSION:
     header, sizes = _parse_graded(data)
-    counts = np.array([len(header.grade)])
+    counts = np.array([len(header.energy_class)])
     quantizers, order = dict.fromkeys(ATTRIBUTES, 'graded'), 'sorted'
   else:
     header, attributes, _, _, sizes = _parse(data)
@@ -258,7 +260,9 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 # --- the fields, written and read in pairs ---
 
 
-def _put_size(fields: FieldWriter, version: int, symbols: Symbols | Graded) -> None:
+def _put_size(
+  fields: FieldWriter, version: int, symbols: CodebookSymbols | AdaptiveSymbols
+) -> None:
   fields.data += MAGIC + bytes([version])
   height = fields.varint('height', symbols.height, 1, MAX_SIDE)
   width = fields.varint('width', symbols.width, 1, MAX_SIDE)
@@ -275,7 +279,7 @@ def _take_size(fields: FieldReader) -> tuple[int, int, int, str]:
   return height, width, channels, fields.name('method')
 
 
-def _put_header(fields: FieldWriter, symbols: Symbols, num_plain: int | None) -> None:
+def _put_header(fields: FieldWriter, symbols: CodebookSymbols, num_plain: int | None) -> None:
   fields.varint('K', len(symbols.counts), 1, MAX_CLUSTERS)
   for count in symbols.counts:
     fields.varint('count of a cluster', count, 0, MAX_GAUSSIANS)
@@ -329,7 +333,7 @@ def _check_gaussians(num_bytes: int, number: int) -> None:
     raise ContainerError(f'Gaussians: wanted <= {most} in {num_bytes} bytes, got {number}')
 
 
-def _checked_counts(symbols: Symbols) -> Int[np.ndarray, 'K']:
+def _checked_counts(symbols: CodebookSymbols) -> Int[np.ndarray, 'K']:
   counts = np.asarray(symbols.counts)
   if counts.ndim != 1 or counts.dtype.kind not in 'iu':
     raise ContainerError(f'counts: wanted integers [K], got {counts.dtype} {counts.shape}')
@@ -391,27 +395,27 @@ def _version(data: bytes) -> int:
   if end < start:
     raise ContainerError(f'file: wanted >= {start + _CRC_BYTES} bytes, got {len(data)}')
   version = data[start - 1]
-  if version not in (VERSION, GRADED_VERSION):
-    raise ContainerError(f'version: wanted {VERSION} or {GRADED_VERSION}, got {version}')
+  if version not in (VERSION, ADAPTIVE_VERSION):
+    raise ContainerError(f'version: wanted {VERSION} or {ADAPTIVE_VERSION}, got {version}')
   wanted, got = zlib.crc32(data[:end]), int.from_bytes(data[end:], 'little')
   if wanted != got:
     raise ContainerError(f'CRC-32: wanted {wanted:#010x}, got {got:#010x}')
   return version
 
 
-def _parse_graded(data: bytes) -> tuple[Graded, dict[str, int]]:
+def _parse_graded(data: bytes) -> tuple[AdaptiveSymbols, dict[str, int]]:
   """The integers, and the bytes of each section."""
   start, end = len(MAGIC) + 1, len(data) - _CRC_BYTES
   fields = FieldReader(data, start, end, adaptive.SECTIONS)
   fields.section = 'header'
   size = _take_size(fields)
-  precision = fields.varint('precision', 0, MAX_PRECISION)
+  step_index = fields.varint('step_index', 0, MAX_STEP_INDEX)
   count = fields.varint('Gaussians', 1, MAX_GAUSSIANS)
   _check_gaussians(len(data), count)
   stream = data[fields.position : end]
   try:
     reader = Reader(stream, adaptive.SECTIONS)
-    symbols = adaptive.take(reader, adaptive.Shape(*size, precision, count))
+    symbols = adaptive.take(reader, adaptive.Shape(*size, step_index, count))
     reader.finish()
   except ValueError as error:
     raise ContainerError(f'coded integers: {error}') from error

@@ -27,8 +27,8 @@ from cgvq_jax.bitstream.ans import (
   bit_cost,
   categorical,
   frequencies,
+  normalize_frequencies,
   uniform_cost,
-  weigh,
 )
 
 MAX_ALPHABET = 1 << 16
@@ -128,7 +128,9 @@ def _decay_weights(resolution: int, decay: int) -> Int[np.ndarray, 'D']:
   """Two-sided exponential over differences of levels, -OCTAVES * resolution..+."""
   top = OCTAVES * resolution
   difference = np.arange(-top, top + 1)
-  return weigh(frequencies(np.maximum(OCTAVES * STEPS - np.abs(difference) * decay, 0)))
+  return normalize_frequencies(
+    frequencies(np.maximum(OCTAVES * STEPS - np.abs(difference) * decay, 0))
+  )
 
 
 @functools.cache
@@ -138,7 +140,7 @@ def _decay_model(resolution: int, decay: int) -> Any:
 
 @functools.cache
 def _flat(num_bins: int) -> Histogram:
-  return Histogram(0, np.zeros(0, np.int64), weigh(np.ones(num_bins, np.int64)))
+  return Histogram(0, np.zeros(0, np.int64), normalize_frequencies(np.ones(num_bins, np.int64)))
 
 
 # --- choosing histograms ---
@@ -188,7 +190,7 @@ def _fit(
       frequency = expand(levels, num_bins, spacing, resolution)
       empty = ~frequency.any(axis=-1)
       frequency[empty] = 1
-      weights = weigh(frequency)
+      weights = normalize_frequencies(frequency)
       values = np.where(empty, _NEVER, (occurrences * bit_cost(weights)).sum(axis=-1))
       top = OCTAVES * resolution
       differences = np.diff(levels, axis=-1) + top
@@ -233,7 +235,7 @@ def _plan(occurrences: Int[np.ndarray, 'G B'], high_bits: int) -> Plan:
 
 
 def _share_weights(num_shares: int, num_groups: int) -> Int[np.ndarray, '2']:
-  return weigh(np.array([num_groups - num_shares, num_shares]))
+  return normalize_frequencies(np.array([num_groups - num_shares, num_shares]))
 
 
 # --- columns in a stream ---
@@ -377,5 +379,5 @@ def _weights(told: list[_Told], num_bins: int) -> Int[np.ndarray, 'G B']:
     frequency = expand(levels, num_bins, *kind)
     if not frequency.any(axis=-1).all():
       raise ValueError('histogram: wanted a frequency above 0, got none')
-    weights[rows] = weigh(frequency)
+    weights[rows] = normalize_frequencies(frequency)
   return weights

@@ -28,7 +28,7 @@ from cgvq_jax.bitstream.ans import (
   bit_cost,
   categorical,
   frequencies,
-  weigh,
+  normalize_frequencies,
 )
 
 ALPHAS = (1, 2, 4, 8, 16, 32, 64, 0)  # 0: infinite
@@ -188,7 +188,7 @@ def count_weights(alpha: int) -> Int[np.ndarray, 'n B']:
   heights = np.maximum(OCTAVES * STEPS + logs // (_LOG_UNITS // STEPS), 0)
   weights = np.zeros_like(heights)
   for row in range(MAX_COUNT + 1):
-    weights[row, : row + 1] = weigh(frequencies(heights[row, : row + 1]))
+    weights[row, : row + 1] = normalize_frequencies(frequencies(heights[row, : row + 1]))
   return weights
 
 

@@ -104,30 +104,32 @@ def _block_program():
   return jax.jit(program, static_argnames=static, compiler_options=devices.compiler_options())
 
 
-class Room(NamedTuple):
+class Capacity(NamedTuple):
   """Static sizes of a program, which grow when a picture needs more: no Gaussian is dropped."""
 
   pairs: Any  # of a core's tile lists
   chunks: Any  # of a tile, where tiles are rendered and pulled back one by one
 
-  def holds(self, needed: Room) -> Any:
+  def holds(self, needed: Capacity) -> Any:
     return (needed.pairs <= self.pairs) & (needed.chunks <= self.chunks)
 
-  def grown(self, needed: Room) -> Room:
+  def grown(self, needed: Capacity) -> Capacity:
     """With some to spare; chunks in powers of two, since whole tiles have to fill a block."""
     pairs, chunks = self
     if needed.pairs > pairs:
       pairs = round_capacity(int(1.1 * needed.pairs))
     if needed.chunks > chunks:
       chunks = 2 << needed.chunks.bit_length()
-    return Room(pairs, chunks)
+    return Capacity(pairs, chunks)
 
 
-def first_room(num_gaussians: int, height: int, width: int, shape: TileShape = TILE) -> Room:
+def first_capacity(
+  num_gaussians: int, height: int, width: int, shape: TileShape = TILE
+) -> Capacity:
   """A guess for each core's lists, which hold a share of the pairs."""
   size = devices.mesh().size
   count, rows = -(-num_gaussians // size), -(-height // size)
-  return Room(initial_capacity(count, rows, width, shape), BLOCK)
+  return Capacity(initial_capacity(count, rows, width, shape), BLOCK)
 
 
 # A block of more chunks (64 MiB of weights) is not worth it: two passes take bounded memory.
@@ -169,7 +171,7 @@ class Block(NamedTuple):
   loss: Float[Array, '']  # of the last step
   wrong: Any  # of the loss and the gradient's leaves: at which steps they were not finite
   psnr: Float[Array, '']  # of the clamped render after the block, dB
-  needed: Room
+  needed: Capacity
 
 
 def block(
@@ -181,7 +183,7 @@ def block(
   forward: ForwardFn,
   loss: Loss,
   optimizer: optax.GradientTransformation,
-  room: Room,
+  room: Capacity,
   implementation: str | None = None,
   tile_shape: TileShape | None = None,
   axis: str | None = None,
@@ -200,9 +202,9 @@ def block(
   how = {'axis': axis, 'implementation': implementation}
   objective = _value_and_gradient(loss, target, room.chunks, shape, **how)
 
-  def make_bins(gaussians, before: Room):
+  def make_bins(gaussians, before: Capacity):
     bins = bin_gaussians(gaussians, height, width, room.pairs, share, shape)
-    return bins, jax.tree.map(jnp.maximum, before, Room(bins.num_pairs, bins.most_chunks))
+    return bins, jax.tree.map(jnp.maximum, before, Capacity(bins.num_pairs, bins.most_chunks))
 
   def turn(i, before: Block):
     state = before.state
@@ -234,7 +236,7 @@ def block(
 
   never = jnp.zeros(BLOCK_STEPS + 1, bool)
   wrong = jax.tree.map(lambda _: never, (0, state.params))
-  nothing = Room(*jnp.zeros(2, jnp.int32))
+  nothing = Capacity(*jnp.zeros(2, jnp.int32))
   start = Block(state, jnp.zeros(()), wrong, jnp.zeros(()), nothing)
   after = lax.fori_loop(0, steps + 1, turn, start)
   if axis:
@@ -267,7 +269,7 @@ def _placed(state, context, target, forward, implementation):
   api.validate(gaussians, height, width)
   if channels != gaussians.num_channels:
     raise ValueError(f'target: wanted {gaussians.num_channels} channels, got {channels}')
-  room = first_room(gaussians.num_gaussians, height, width, api.tile_shape(implementation))
+  room = first_capacity(gaussians.num_gaussians, height, width, api.tile_shape(implementation))
   return (state, context, target), room
 
 
@@ -327,7 +329,7 @@ def run(
       implementation=name,
     )
     _raise_if_not_finite(after.wrong, done)
-    needed = Room(*map(int, after.needed))
+    needed = Capacity(*map(int, after.needed))
     if not room.holds(needed):
       room = room.grown(needed)
       continue  # from the block's start

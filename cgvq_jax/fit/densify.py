@@ -31,7 +31,7 @@ from cgvq_jax.rasterize.api import rasterize
 _SCALE, _ELONGATIONS, _DIRECTIONS = 0.75, (1.0, 2.0), 4
 _LEVELS = 5  # up to 0.75 * 2^4 = 12 px
 # Squared error, summed: less than a grey level of one sample is not worth a Gaussian.
-LEAST = 1 / 255**2
+MIN_GAIN = 1 / 255**2
 _FEWEST_ROUNDS = 4
 
 
@@ -136,7 +136,7 @@ def _is_best(gains: list[Array], level: int) -> Bool[Array, 'h w']:
   return own >= around
 
 
-def worth(gaussians: Gaussians, height: int, width: int) -> Float[Array, 'N']:
+def contribution(gaussians: Gaussians, height: int, width: int) -> Float[Array, 'N']:
   """The squared error that taking a Gaussian away adds to a picture that needs it as it is.
 
   |c|^2 pi s1 s2, and 0 where it lies outside of the picture. Its neighbours would make up for a
@@ -150,12 +150,17 @@ def worth(gaussians: Gaussians, height: int, width: int) -> Float[Array, 'N']:
   return jnp.where(jnp.all(seen, axis=-1), energy, 0.0)
 
 
-def move(
-  state: FitState, residual: Float[Array, 'H W C'], least: float = LEAST, *, most: int, ratio: float
+def relocate(
+  state: FitState,
+  residual: Float[Array, 'H W C'],
+  min_gain: float = MIN_GAIN,
+  *,
+  most: int,
+  ratio: float,
 ) -> FitState:
-  """Puts up to `most` Gaussians, those that are worth least, where they explain most of a residual.
+  """Puts up to `most` Gaussians, those that are worth min_gain, where they explain most of a residual.
 
-  The i-th worst goes to the i-th best place if that gains over `least`, squared error, and over
+  The i-th worst goes to the i-th best place if that gains over `min_gain`, squared error, and over
   `ratio` times its worth; below 1, since both are bounds that later steps improve on. The optimizer
   forgets those that moved.
   """
@@ -164,8 +169,8 @@ def move(
   found = candidates(residual)
   most = min(most, gaussians.num_gaussians, found.gain.size)
   gain, place = lax.top_k(found.gain, most)
-  loss, who = lax.top_k(-worth(gaussians, height, width), most)
-  pays = gain > jnp.maximum(-ratio * loss, least)
+  loss, who = lax.top_k(-contribution(gaussians, height, width), most)
+  pays = gain > jnp.maximum(-ratio * loss, min_gain)
   who = jnp.where(pays, who, gaussians.num_gaussians)  # beyond the last: dropped
 
   def put(old, new):
@@ -182,9 +187,9 @@ def move(
 
 
 @lru_cache
-def _move_program():
+def _relocate_program():
   # Made at the first call, as in `fit`: which options apply is known once the backend is.
-  return jax.jit(move, static_argnames='most', compiler_options=devices.compiler_options())
+  return jax.jit(relocate, static_argnames='most', compiler_options=devices.compiler_options())
 
 
 class Densifier(NamedTuple):
@@ -197,7 +202,7 @@ class Densifier(NamedTuple):
 @lru_cache
 def matching_pursuit(
   steps: int,
-  least: float = LEAST,
+  min_gain: float = MIN_GAIN,
   *,
   first_share: float = 0.1,
   grown: float = 0.4,
@@ -206,7 +211,7 @@ def matching_pursuit(
 ) -> Densifier:
   """Starts with a share of the Gaussians and has them all after `grown` of `steps`; from then on
   `until` that share of them, those that are worth least move to where they are worth more. Fewer
-  steps than it takes to grow start with all. Where no place gains `least`, squared error, none is
+  steps than it takes to grow start with all. Where no place gains `min_gain`, squared error, none is
   put."""
   rounds = max(round(grown * steps / BLOCK_STEPS), 1)
   # A search finds no two places close together, so all of them take a few.
@@ -222,24 +227,24 @@ def matching_pursuit(
     count = state.params.num_gaussians
     residual = target - jnp.clip(rasterize(state.params, height, width), 0.0, 1.0)
     most = max(math.ceil((1 - first_share) * count / rounds), 1)
-    return _move_program()(state, residual, jnp.float32(least), most=most, ratio=ratio)
+    return _relocate_program()(state, residual, jnp.float32(min_gain), most=most, ratio=ratio)
 
   return Densifier(first, between)
 
 
-def none(steps: int, least: float = LEAST) -> Densifier:
+def none(steps: int, min_gain: float = MIN_GAIN) -> Densifier:
   """All Gaussians are there from the start and stay who they are."""
-  del steps, least
+  del steps, min_gain
   return Densifier(lambda num_gaussians: num_gaussians, None)
 
 
-def with_sleepers(gaussians: Gaussians, num_gaussians: int) -> Gaussians:
+def with_inactive(gaussians: Gaussians, num_gaussians: int) -> Gaussians:
   """As many as asked for: the rest are black, outside of the picture, and wait to be moved."""
-  more = sleepers(num_gaussians - gaussians.num_gaussians, gaussians.num_channels)
+  more = inactive(num_gaussians - gaussians.num_gaussians, gaussians.num_channels)
   return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), gaussians, more)
 
 
-def sleepers(count: int, channels: int) -> Gaussians:
+def inactive(count: int, channels: int) -> Gaussians:
   """Gaussians that show nothing, and that no tile has to render."""
   return Gaussians(
     mean_xy=jnp.full((count, 2), -1e3, jnp.float32),  # a weak type would be another program
@@ -249,7 +254,7 @@ def sleepers(count: int, channels: int) -> Gaussians:
   )
 
 
-def without_sleepers(gaussians: Gaussians) -> Gaussians:
+def without_inactive(gaussians: Gaussians) -> Gaussians:
   """Those that were ever seen, or one where there is none."""
   awake = np.any(np.asarray(gaussians.color) != 0, axis=-1)
   awake[0] |= not np.any(awake)

@@ -82,7 +82,7 @@ def own_frame(inner: optax.GradientTransformation) -> optax.GradientTransformati
   A mean's gradient becomes diag(s1, s2) R(r)^T g, its step R(r) diag(s1, s2) u. In the pixels'
   frame Adam gives x and y of a long oblique Gaussian one step, far too short along it and too long
   across. A turn by dr shears the disc by (s1/s2 - s2/s1)/2 dr, whose error counts as a mean's does
-  (`curvature`); for a round one that tells nothing, so the unit is bounded.
+  (`sensitivity`); for a round one that tells nothing, so the unit is bounded.
   """
 
   def to_frame(gradient: Gaussians, at: Gaussians) -> Gaussians:

@@ -109,7 +109,7 @@ class Stage(NamedTuple):
   settings: dict[str, Any]  # what its states depend on
 
 
-class Keeper:
+class Checkpointer:
   """Saves the states of an encode's stages every so many seconds, and goes on from them.
 
   `resume` and `on_block` are what `codec.encode` takes. The last state of a stage is always saved.

@@ -39,7 +39,7 @@ from cgvq_jax.fit.blocks import FitError
 from cgvq_jax.io import files, images
 from cgvq_jax.jobs import checkpoint
 from cgvq_jax.jobs.progress import Bars
-from cgvq_jax.methods.registry import ABLATIONS, METHODS, PAPERS, Method
+from cgvq_jax.methods.registry import ABLATIONS, CODEBOOK_METHODS, METHODS, Method
 
 _PACKAGE_PARENT = Path(__file__).parents[1]
 
@@ -97,14 +97,14 @@ def grid(
   """Every method at every N and K, or at every quality where it has one, each once; K = None is the
   method's own, and K is at most N."""
   papers = [
-    Point(method, count, min(clusters or PAPERS[method]().num_clusters, count))
+    Point(method, count, min(clusters or CODEBOOK_METHODS[method]().num_clusters, count))
     for count, method, clusters in itertools.product(num_gaussians, methods, num_clusters)
-    if method in PAPERS
+    if method in CODEBOOK_METHODS
   ]
   others = [
     Point(method, quality=quality)
     for quality, method in itertools.product(qualities, methods)
-    if method not in PAPERS
+    if method not in CODEBOOK_METHODS
   ]
   return list(dict.fromkeys(papers + others))
 
@@ -193,7 +193,11 @@ class _Task(NamedTuple):
   @property
   def file(self) -> Path:
     method, count, clusters, _ = self.point
-    usual = min(PAPERS[method]().num_clusters, count) if count and method in PAPERS else None
+    usual = (
+      min(CODEBOOK_METHODS[method]().num_clusters, count)
+      if count and method in CODEBOOK_METHODS
+      else None
+    )
     folder = method if clusters == usual else f'{method}-K{clusters}'
     return self.workdir / folder / self.point.setting / f'{self.image}.cgvq'
 
@@ -224,7 +228,7 @@ def _make(task: _Task, pixels: Float[np.ndarray, 'H W C'], every: float) -> dict
   record_file.unlink(missing_ok=True)
   stages = task.stages()
   bars = Bars(task.title, {name: stage.steps for name, stage in stages.items()})
-  keeper = checkpoint.Keeper(task.title, stages, every, bars)
+  keeper = checkpoint.Checkpointer(task.title, stages, every, bars)
   try:
     data = codec.encode(
       pixels,

@@ -21,9 +21,9 @@ from cgvq_jax.methods.base import Telling
 from cgvq_jax.metrics import psnr
 from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import canonical
-from cgvq_jax.primitives.sensitivity import curvature
+from cgvq_jax.primitives.sensitivity import sensitivity
 from cgvq_jax.quantize.base import Params, Quantizer
-from cgvq_jax.quantize.clustered import Stream, Symbols
+from cgvq_jax.quantize.clustered import CodebookSymbols, Stream
 from cgvq_jax.quantize.clusters import Clusters, cluster, join, layout, split
 from cgvq_jax.rasterize.api import rasterize
 
@@ -39,7 +39,7 @@ class Method(NamedTuple):
   rotation_scale: Quantizer  # rows [rotation, log s1, log s2]
   color: Quantizer  # rows of C channels
 
-  least = densify.LEAST  # squared error that a Gaussian has to gain
+  min_gain = densify.MIN_GAIN  # squared error that a Gaussian has to gain
 
   def num_gaussians(self, num_pixels: int) -> int:
     """How many to fit where nothing is said: what the papers compare at."""
@@ -63,7 +63,7 @@ class Method(NamedTuple):
           f' for {channels} channels, got a quantizer of others'
         )
 
-  def tell(self, telling: Telling) -> Symbols:
+  def tell(self, telling: Telling) -> CodebookSymbols:
     """Clusters the Gaussians and trains them with their codebooks. Raises FitError as `run`."""
     height, width, _ = telling.target.shape
     gaussians = canonical(telling.gaussians)
@@ -145,7 +145,7 @@ def from_rows(rows: Rows, size: Float[Array, '2']) -> Gaussians:
   )
 
 
-def fair_steps(
+def equal_slope_steps(
   gaussians: Gaussians, size: Float[Array, '2'], squared_error: Float[Array, '']
 ) -> Rows:
   """For each number of the rows the step at which rounding costs the picture as much as any other.
@@ -155,7 +155,7 @@ def fair_steps(
   which is the fit's, summed over pixels and channels.
   """
   allowed = POSITION_SHARE * squared_error / (2 * gaussians.num_gaussians)
-  of = curvature(gaussians)
+  of = sensitivity(gaussians)
   rows = Rows(
     position=of.mean_xy * (size / 2) ** 2,
     rotation_scale=jnp.concatenate([of.rotation[:, None], of.log_scale], axis=-1),
@@ -218,7 +218,7 @@ def _initial_quantizers(key, gaussians, context, squared_error, method):
     return jax.vmap(quantizer.init)(keys, padded, context.clusters.mask, steps)
 
   keys = Rows(*jax.random.split(key, len(ATTRIBUTES)))
-  steps = fair_steps(gaussians, context.size, squared_error)
+  steps = equal_slope_steps(gaussians, context.size, squared_error)
   return _each(method, init, to_rows(gaussians, context.size), steps, keys)
 
 
@@ -239,7 +239,7 @@ def _symbols(params, gaussians, context, method):
 
 def freeze(
   state: blocks.FitState, context: Context, method: Method, height: int, width: int
-) -> Symbols:
+) -> CodebookSymbols:
   """The state as the integers that a file holds.
 
   The codebooks are rounded to what the file can store first, and every row is quantized again
@@ -257,7 +257,7 @@ def freeze(
     return Stream(quantizer.name, quantizer.alphabets, table, ordered.astype(np.int32))
 
   streams = _each(method, stream, tables, symbols)
-  return Symbols(
+  return CodebookSymbols(
     height=height,
     width=width,
     channels=trained.gaussians.num_channels,
@@ -272,7 +272,7 @@ def _dequantize(dequantize, params: Params, symbols, clusters: Clusters):
   return join(jax.vmap(dequantize)(params, split(symbols, clusters)), clusters)
 
 
-def thaw(symbols: Symbols, quantizers: dict[str, Quantizer]) -> Gaussians:
+def thaw(symbols: CodebookSymbols, quantizers: dict[str, Quantizer]) -> Gaussians:
   """Gaussians from the integers of a file: table look-ups, cluster by cluster.
 
   Raises ValueError, naming the attribute, on a quantizer that is not among `quantizers` and on
@@ -309,7 +309,9 @@ class TuneState:
   best_psnr: Float[Array, '']  # dB
 
 
-def decoded_psnr(symbols: Symbols, target: np.ndarray, quantizers: dict[str, Quantizer]) -> float:
+def decoded_psnr(
+  symbols: CodebookSymbols, target: np.ndarray, quantizers: dict[str, Quantizer]
+) -> float:
   """PSNR (dB) of the 8-bit image that the symbols decode to."""
   image = rasterize(thaw(symbols, quantizers), symbols.height, symbols.width)
   return psnr(to_bytes8(target), to_bytes8(np.asarray(image)))

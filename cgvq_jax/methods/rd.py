@@ -28,7 +28,7 @@ from cgvq_jax.methods.base import Telling
 from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import canonical
 from cgvq_jax.quantize import adaptive
-from cgvq_jax.quantize.adaptive import Graded
+from cgvq_jax.quantize.adaptive import AdaptiveSymbols
 
 ORDER = ('log_scale', 'rotation', 'mean_xy', 'color')
 
@@ -44,47 +44,47 @@ _PRESENCE = 3.0
 # if 0 takes 2.6 bits less, as it does for the weak axes.
 _LEAST_LEVEL = 0.65
 _FLOOR = 0.4  # px
-# Gaussians to start from: pixels for each at a precision, and twice as many for every _OCTAVE of
-# precision, the same for every picture. That is 2 or 3 times as many as will be left; those that
+# Gaussians to start from: pixels for each at a step_index, and twice as many for every _OCTAVE of
+# step_index, the same for every picture. That is 2 or 3 times as many as will be left; those that
 # are too many show where the others are best.
 _PIXELS_EACH, _PRECISION, _OCTAVE = 40, 256, 80
 
 
 class Rounding(NamedTuple):
-  """A method: how fitted Gaussians become `Graded` integers."""
+  """A method: how fitted Gaussians become `AdaptiveSymbols` integers."""
 
   name: str
-  precision: int  # delta = 2^(2 - precision / 64)
+  step_index: int  # delta = 2^(2 - step_index / 64)
   weight: float = 1.5  # of the rate while Gaussians are thinned out, over the slope of rounding
   presence: float = _PRESENCE
   parts: int = 8  # turns of an attribute
   # What may be another: how energies become grades, and the axes that colours are told along.
-  grades: Callable[[Float[np.ndarray, 'N'], float], Int[np.ndarray, 'N']] = adaptive.grades_of
+  grades: Callable[[Float[np.ndarray, 'N'], float], Int[np.ndarray, 'N']] = adaptive.energy_classes
   axes: Callable[[Float[np.ndarray, 'N C']], Int[np.ndarray, 'C C']] = adaptive.color_axes
 
   num_clusters = 1  # Gaussians are told by their grades; there are no codebooks to share
 
   @property
-  def least(self) -> float:
+  def min_gain(self) -> float:
     """Squared error that a Gaussian has to gain: the energy below which none is kept."""
-    return adaptive.delta_of(self.precision) ** 2
+    return adaptive.step_of(self.step_index) ** 2
 
   def num_gaussians(self, num_pixels: int) -> int:
     """How many to fit; thinning leaves a half or a third of them, by what the picture needs."""
-    octaves = (self.precision - _PRECISION) / _OCTAVE
+    octaves = (self.step_index - _PRECISION) / _OCTAVE
     return max(round(num_pixels / _PIXELS_EACH * 2**octaves), 1)
 
   def check(self, channels: int) -> None:
     """Any number of channels can be told."""
 
-  def tell(self, telling: Telling) -> Graded:
+  def tell(self, telling: Telling) -> AdaptiveSymbols:
     """Thins out, rounds and refits. Raises FitError as `blocks.run`."""
     optimizer = adam()
     # As many as the fit started with, whatever it has left: pictures of one size share a program.
     count = max(
       self.num_gaussians(math.prod(telling.target.shape[:2])), telling.gaussians.num_gaussians
     )
-    gaussians = densify.with_sleepers(telling.gaussians, count)
+    gaussians = densify.with_inactive(telling.gaussians, count)
     state = telling.resume(initial_state(gaussians, optimizer))
     state = run(
       state,
@@ -106,7 +106,7 @@ class Told:
   done: Gaussians  # bools
   value: Gaussians
   kept: Any  # [N] those that the file will tell
-  grade: Any  # [N]
+  energy_class: Any  # [N]
   axes: Any  # [C, C]
   low: Any  # [N, 2] boxes of the means, once these are rounded
   size: Any  # [N, 2]
@@ -191,7 +191,7 @@ def initial_state(gaussians: Gaussians, optimizer: optax.GradientTransformation)
     done=jax.tree.map(lambda a: jnp.zeros(a.shape, bool), gaussians),
     value=jax.tree.map(jnp.zeros_like, gaussians),
     kept=jnp.ones(count, bool),
-    grade=jnp.zeros(count, jnp.int32),
+    energy_class=jnp.zeros(count, jnp.int32),
     axes=jnp.zeros((channels, channels), jnp.int8),
     low=jnp.zeros((count, 2), jnp.int32),
     size=jnp.zeros((count, 2), jnp.int32),
@@ -229,7 +229,7 @@ def run(
 
   Raises FitError as `blocks.run`.
   """
-  delta = adaptive.delta_of(method.precision)
+  delta = adaptive.step_of(method.step_index)
   thinning, between, turns = schedule(steps, method.parts)
 
   def fitted(state: blocks.FitState, steps: int, price: Price) -> blocks.FitState:
@@ -260,13 +260,13 @@ def _graded(state: blocks.FitState, method: Rounding, delta: float) -> blocks.Fi
   energy, e = map(np.asarray, seen)
   kept = energy > delta**2
   kept[np.argmax(energy)] = True  # a file has one at least
-  nowhere = jax.tree.map(np.asarray, densify.sleepers(*e.shape))
+  nowhere = jax.tree.map(np.asarray, densify.inactive(*e.shape))
   told = replace(
     jax.tree.map(np.asarray, state.carry),
     done=jax.tree.map(lambda leaf: np.broadcast_to(~_beside(kept, leaf), leaf.shape), nowhere),
     value=nowhere,
     kept=kept,
-    grade=_grades(method, energy, kept, delta).astype(np.int32),
+    energy_class=_grades(method, energy, kept, delta).astype(np.int32),
     axes=method.axes(e[kept]),
   )
   return replace(state, params=params, carry=told)
@@ -290,15 +290,15 @@ def rounded(
 
   `sizes` are the picture's height and width.
   """
-  delta = adaptive.delta_of(method.precision)
+  delta = adaptive.step_of(method.step_index)
   if turn == 0 and not np.any(state.carry.done.log_scale):
     state = _graded(state, method, delta)
   # On the host, and back in one piece: JAX would compile each of these small operations.
   free, told = jax.tree.map(np.asarray, (_floored(state.params), state.carry))
   which, part = divmod(turn, method.parts)
   name = ORDER[which]
-  order = jax.random.permutation(jax.random.fold_in(key, which), told.grade.size)
-  mine = np.zeros(told.grade.size, bool)
+  order = jax.random.permutation(jax.random.fold_in(key, which), told.energy_class.size)
+  mine = np.zeros(told.energy_class.size, bool)
   mine[np.array_split(np.asarray(order), method.parts)[part]] = True
   if name == 'mean_xy' and not np.any(told.size):
     low, size = np.zeros((mine.size, 2), np.int32), np.ones((mine.size, 2), np.int32)
@@ -326,14 +326,14 @@ def _log_scale_levels(log_scale, grade):
 
 
 def _nearest_log_scale(free: Gaussians, told: Told, delta: float):
-  scale = adaptive.scales(_log_scale_levels(free.log_scale, told.grade), told.grade)
+  scale = adaptive.scales(_log_scale_levels(free.log_scale, told.energy_class), told.energy_class)
   return np.log(scale)
 
 
 def _shapes(told: Told):
-  levels = _log_scale_levels(told.value.log_scale, told.grade)
-  scale = adaptive.scales(levels, told.grade)
-  return levels, scale, adaptive.num_turns(scale, told.grade)
+  levels = _log_scale_levels(told.value.log_scale, told.energy_class)
+  scale = adaptive.scales(levels, told.energy_class)
+  return levels, scale, adaptive.num_turns(scale, told.energy_class)
 
 
 def _nearest_rotation(free: Gaussians, told: Told, delta: float):
@@ -350,7 +350,7 @@ def _cells(mean, told: Told):
   rotation = _rotation_levels(told.value.rotation, turns)
   spread, shear = adaptive.spreads(scale, rotation, turns)
   low, size = told.low.astype(np.int64), told.size.astype(np.int64)
-  cells = adaptive.num_cells(size, spread, told.grade)
+  cells = adaptive.num_cells(size, spread, told.energy_class)
   cell = adaptive.nearest_cell(mean.astype(np.float64), low, size, cells, spread, shear)
   return cell, adaptive.means(low, size, cell, cells)
 
@@ -378,7 +378,7 @@ _NEAREST = {
 }
 
 
-def freeze(state: blocks.FitState, method: Rounding, height: int, width: int) -> Graded:
+def freeze(state: blocks.FitState, method: Rounding, height: int, width: int) -> AdaptiveSymbols:
   """The integers of a state in which all is rounded. Raises ValueError on another."""
   told: Told = jax.tree.map(np.asarray, state.carry)
   if not all(np.all(leaf) for leaf in jax.tree.leaves(told.done)):
@@ -388,18 +388,18 @@ def freeze(state: blocks.FitState, method: Rounding, height: int, width: int) ->
   )
   levels, _, turns = _shapes(told)
   cell, _ = _cells(told.value.mean_xy, told)
-  return Graded(
+  return AdaptiveSymbols(
     height=height,
     width=width,
     channels=told.value.color.shape[-1],
     method=method.name,
-    precision=method.precision,
+    step_index=method.step_index,
     axes=told.axes,
-    grade=told.grade.astype(np.int64),
+    energy_class=told.energy_class.astype(np.int64),
     log_scale=levels,
     rotation=_rotation_levels(told.value.rotation, turns),
     low=told.low.astype(np.int64),
     size=told.size.astype(np.int64),
     cell=cell,
-    color=_color_levels(told.value.color, told, adaptive.delta_of(method.precision)),
+    color=_color_levels(told.value.color, told, adaptive.step_of(method.step_index)),
   )

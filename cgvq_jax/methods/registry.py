@@ -21,7 +21,7 @@ _LATTICE, _FP16 = lattice.lattice(), lattice.fp16()
 
 
 @lru_cache  # the same functions for every image, so that programs compiled for one serve the next
-def papers_method(
+def codebook_method(
   name: str, num_clusters: int, entries: int, channels: int, positions: Quantizer = _LATTICE
 ) -> codebooks.Method:
   """The papers' quantizers: rotation and log scales in 6 bits with learned steps and offsets,
@@ -37,22 +37,22 @@ def papers_method(
 
 def gi(channels: int = 3) -> codebooks.Method:
   """GaussianImage's rotation-scale codec, the baseline: one cluster, 8 entries a stage."""
-  return papers_method('gi', 1, 8, channels)
+  return codebook_method('gi', 1, 8, channels)
 
 
 def cgvq(channels: int = 3) -> codebooks.Method:
   """Cluster-guided vector quantization, the poster: 16 clusters, 64 entries a stage."""
-  return papers_method('cgvq', 16, 64, channels)
+  return codebook_method('cgvq', 16, 64, channels)
 
 
 def gi_fp16(channels: int = 3) -> codebooks.Method:
   """`gi` with the paper's positions, in half precision."""
-  return papers_method('gi_fp16', 1, 8, channels, _FP16)
+  return codebook_method('gi_fp16', 1, 8, channels, _FP16)
 
 
 def cgvq_fp16(channels: int = 3) -> codebooks.Method:
   """`cgvq` with the poster's positions, in half precision."""
-  return papers_method('cgvq_fp16', 16, 64, channels, _FP16)
+  return codebook_method('cgvq_fp16', 16, 64, channels, _FP16)
 
 
 QUALITY = 50.0  # of `cgvq_rd` where nothing is said
@@ -62,7 +62,7 @@ def cgvq_rd(channels: int = 3, quality: float = QUALITY) -> Rounding:
   """Ours: every number in steps of its own, by its Gaussian's energy and shape; see `rounding`.
 
   `quality` is 1 to 100, from about 0.1 to about 2 bits a pixel of a photograph. Colours are told
-  in steps of 2^(2 - precision / 64) over the square root of a Gaussian's area.
+  in steps of 2^(2 - step_index / 64) over the square root of a Gaussian's area.
   """
   del channels
   return Rounding('cgvq_rd', round(168 + 2.5 * quality))
@@ -70,7 +70,7 @@ def cgvq_rd(channels: int = 3, quality: float = QUALITY) -> Rounding:
 
 def _alike(energy: Float[np.ndarray, 'N'], delta: float) -> Int[np.ndarray, 'N']:
   """The grade of the middle one for all: steps are everyone's."""
-  return np.full(energy.shape, np.median(adaptive.grades_of(energy, delta)), np.int64)
+  return np.full(energy.shape, np.median(adaptive.energy_classes(energy, delta)), np.int64)
 
 
 def _plain_axes(colors: Float[np.ndarray, 'N C']) -> Int[np.ndarray, 'C C']:
@@ -90,8 +90,8 @@ ABLATIONS = {
   'rd_one_turn_each': _without(parts=1),
 }
 
-PAPERS = {'gi': gi, 'cgvq': cgvq, 'gi_fp16': gi_fp16, 'cgvq_fp16': cgvq_fp16}
-METHODS = {**PAPERS, 'cgvq_rd': cgvq_rd}
+CODEBOOK_METHODS = {'gi': gi, 'cgvq': cgvq, 'gi_fp16': gi_fp16, 'cgvq_fp16': cgvq_fp16}
+METHODS = {**CODEBOOK_METHODS, 'cgvq_rd': cgvq_rd}
 
 
 def dequantizers(channels: int) -> dict[str, Quantizer]:

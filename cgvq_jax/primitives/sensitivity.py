@@ -8,7 +8,7 @@ from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import standard_deviations
 
 
-def curvature(gaussians: Gaussians) -> Gaussians:
+def sensitivity(gaussians: Gaussians) -> Gaussians:
   """H of each number of each Gaussian: moved by d, it changes the picture by H d^2.
 
   The change is the sum over pixels and channels of the squared difference, and H the integral of

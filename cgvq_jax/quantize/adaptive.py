@@ -2,7 +2,7 @@
 
 Alone in the plane a Gaussian of colour c and area A = pi s1 s2 has the energy E = |c|^2 A. With
 e = c sqrt(A), the colour per unit of energy, no number's error disturbs another's, and moved by d a
-number changes the picture by H d^2 (`curvature`, with e in place of c):
+number changes the picture by H d^2 (`sensitivity`, with e in place of c):
 
       e                   1 for each channel
       log s1, log s2      E / 2
@@ -31,8 +31,8 @@ from jaxtyping import Float, Int
 from cgvq_jax.primitives.gaussians import Gaussians
 
 OCTAVE = 1024  # log scales are told in whole 1/1024 octaves
-GRADES = 32  # 0..31: energies of delta^2 to 2^31 delta^2
-MAX_PRECISION = 1023
+NUM_ENERGY_CLASSES = 32  # 0..31: energies of delta^2 to 2^31 delta^2
+MAX_STEP_INDEX = 1023
 MAX_TURNS = 4096  # values of a rotation
 MAX_CELLS = 4096  # values of a mean along a side of its box
 UNIT = 16  # boxes are told in 1/16 px
@@ -41,16 +41,16 @@ _ANGLES = 4096  # of half a turn
 _EXACT = 2.0**30  # tables are whole multiples of 2^-30: no machine's last digit tells
 
 
-class Graded(NamedTuple):
+class AdaptiveSymbols(NamedTuple):
   """One image as integers. N Gaussians, in any order."""
 
   height: int  # px
   width: int  # px
   channels: int
   method: str
-  precision: int  # delta = 2^(2 - precision / 64)
+  step_index: int  # delta = 2^(2 - step_index / 64)
   axes: np.ndarray  # [C, C] int8, rows of the colours' axes in 1/127: see `color_axes`
-  grade: np.ndarray  # [N] 0..GRADES-1
+  energy_class: np.ndarray  # [N] 0..NUM_ENERGY_CLASSES-1
   log_scale: np.ndarray  # [N, 2] in the grade's steps, the longer axis first
   rotation: np.ndarray  # [N] 0..M-1, M of `num_turns`
   low: np.ndarray  # [N, 2] corner x, y of the box that the mean is in, 1/UNIT px
@@ -59,28 +59,28 @@ class Graded(NamedTuple):
   color: np.ndarray  # [N, C] e along the axes, in deltas
 
 
-def delta_of(precision: int) -> float:
+def step_of(step_index: int) -> float:
   """The step of e, colour times px."""
-  return 2.0 ** (2 - precision / 64)
+  return 2.0 ** (2 - step_index / 64)
 
 
-def grades_of(energy: Float[np.ndarray, 'N'], delta: float) -> Int[np.ndarray, 'N']:
-  """round(log2(E / delta^2)), in 0..GRADES-1."""
+def energy_classes(energy: Float[np.ndarray, 'N'], delta: float) -> Int[np.ndarray, 'N']:
+  """round(log2(E / delta^2)), in 0..NUM_ENERGY_CLASSES-1."""
   octaves = 2 * np.log2(np.sqrt(np.maximum(energy, 1e-30)) / delta)
-  return np.clip(np.rint(octaves), 0, GRADES - 1).astype(np.int64)
+  return np.clip(np.rint(octaves), 0, NUM_ENERGY_CLASSES - 1).astype(np.int64)
 
 
 @functools.cache
 def log_scale_steps() -> Int[np.ndarray, 'G']:
   """sqrt(2) 2^(-g/2) of each grade in 1/1024 octave, at least 1 and at most 1024."""
-  steps = OCTAVE * math.sqrt(2) / math.log(2) * 2.0 ** (-np.arange(GRADES) / 2)
+  steps = OCTAVE * math.sqrt(2) / math.log(2) * 2.0 ** (-np.arange(NUM_ENERGY_CLASSES) / 2)
   return np.clip(np.rint(steps), 1, OCTAVE).astype(np.int64)
 
 
 @functools.cache
 def _ratios() -> Float[np.ndarray, 'G']:
   """r = 2^(-g/2) of each grade."""
-  return np.rint(2.0 ** (-np.arange(GRADES) / 2) * _EXACT) / _EXACT
+  return np.rint(2.0 ** (-np.arange(NUM_ENERGY_CLASSES) / 2) * _EXACT) / _EXACT
 
 
 @functools.cache
@@ -205,20 +205,20 @@ def unit_axes(axes: Int[np.ndarray, 'C C']) -> Float[np.ndarray, 'C C']:
   return np.stack(rows)
 
 
-def dequantize(symbols: Graded) -> Gaussians:
+def dequantize(symbols: AdaptiveSymbols) -> Gaussians:
   """The Gaussians that the integers stand for, float32.
 
   Raises:
     ValueError: an integer is outside of what its Gaussian's steps allow, or the axes are none.
   """
-  grade = np.asarray(symbols.grade)
+  grade = np.asarray(symbols.energy_class)
   scale = scales(symbols.log_scale, grade)
   turns = num_turns(scale, grade)
   spread, _ = spreads(scale, symbols.rotation, turns)
   cells = num_cells(symbols.size, spread, grade)
   _check_below('rotation', symbols.rotation, turns)
   _check_below('cell', symbols.cell, cells)
-  color = delta_of(symbols.precision) * symbols.color @ unit_axes(symbols.axes)
+  color = step_of(symbols.step_index) * symbols.color @ unit_axes(symbols.axes)
   color = color / np.sqrt(np.pi * scale[:, :1] * scale[:, 1:])
   mean = means(symbols.low, symbols.size, symbols.cell, cells)
   return Gaussians(

@@ -16,7 +16,7 @@ class Stream(NamedTuple):
   symbols: np.ndarray  # [N, S] int32, cluster by cluster
 
 
-class Symbols(NamedTuple):
+class CodebookSymbols(NamedTuple):
   """One encoded image as integers; the file is a lossless coding of exactly this."""
 
   height: int  # px

@@ -121,7 +121,7 @@ def _tiles_forward(table, bins, implementation, axis):
 
 def _tiles_backward(implementation, axis, saved, cotangent):
   def run(kernels, *arguments):
-    return kernels.pull_back(*arguments)
+    return kernels.backward(*arguments)
 
   gradient = _run(implementation, run, *saved, cotangent)
   return lax.psum(gradient, axis) if axis else gradient, None
@@ -210,7 +210,7 @@ def _in_two_passes(kernels: Kernels, errors, target: Target, table, bins: Bins):
   pixels, inside = target.pixels[: bins.num_tiles], target.inside[: bins.num_tiles]
   with jax.named_scope('loss'):
     values, cotangent = errors_of_samples(errors, image, pixels, inside, target.num_samples)
-  return values, kernels.pull_back(table, bins, cotangent)
+  return values, kernels.backward(table, bins, cotangent)
 
 
 # --- from Gaussians alone ---

@@ -26,7 +26,7 @@ class Kernels(NamedTuple):
   """
 
   render: Callable[[Table, Bins], Tiles]
-  pull_back: Callable[[Table, Bins, Tiles], Table]  # (..., cotangent) -> gradient of the table
+  backward: Callable[[Table, Bins, Tiles], Table]  # (..., cotangent) -> gradient of the table
   mean_errors: Callable[..., tuple[Float[Array, 'E'], Table]] | None = None
 
 

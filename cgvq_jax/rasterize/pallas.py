@@ -95,7 +95,7 @@ def _by_rows(table: Table, bins: Bins, cotangent: Tiles, *, run: Runner, body) -
   output = jax.ShapeDtypeStruct((bins.pair_gaussian.size, table.shape[-1]), jnp.float32)
   body = partial(body, shape=bins.tile_shape)
   arguments = (*_lists(bins), table, cotangent)
-  rows = run('pull_back', body, output, bins.num_tiles, arguments)
+  rows = run('backward', body, output, bins.num_tiles, arguments)
   # Rows that no program wrote hold anything.
   listed = jnp.arange(rows.shape[0]) < bins.tile_start[-1]
   rows = jnp.where(listed[:, None], rows, 0.0)
@@ -108,20 +108,20 @@ def _by_atomics(table: Table, bins: Bins, cotangent: Tiles, *, run: Runner, body
   output = jax.ShapeDtypeStruct(table.shape, table.dtype)
   body = partial(body, shape=bins.tile_shape, emit=pallas_kernels.to_gaussian)
   arguments = (*_lists(bins), table, cotangent)
-  return run('pull_back', body, output, bins.num_tiles, arguments, zeroed=True)
+  return run('backward', body, output, bins.num_tiles, arguments, zeroed=True)
 
 
 def _made(
-  run: Runner, render=pallas_kernels.render, pull_back=pallas_kernels.pull_back, *, sums=_by_rows
+  run: Runner, render=pallas_kernels.render, backward=pallas_kernels.backward, *, sums=_by_rows
 ) -> Kernels:
   return Kernels(
     render=partial(_render, run=run, body=render),
-    pull_back=partial(sums, run=run, body=pull_back),
+    backward=partial(sums, run=run, body=backward),
   )
 
 
 def _products(run: Runner, precision: lax.DotAlgorithmPreset) -> Kernels:
-  bodies = pallas_kernels.render_by_products, pallas_kernels.pull_back_by_products
+  bodies = pallas_kernels.render_by_products, pallas_kernels.backward_by_products
   return _made(run, *(partial(body, precision=precision) for body in bodies))
 
 
@@ -130,7 +130,7 @@ def _written(run: Runner) -> dict[str, Kernels]:
   return {
     '': _made(run),
     '_atomics': _made(run, sums=_by_atomics),
-    '_chunks': _made(run, pallas_kernels.render_in_chunks, pallas_kernels.pull_back_in_chunks),
+    '_chunks': _made(run, pallas_kernels.render_in_chunks, pallas_kernels.backward_in_chunks),
     '_products': _products(run, lax.DotAlgorithmPreset.F32_F32_F32),
   }
 
@@ -183,8 +183,8 @@ def _tuned_render(table: Table, bins: Bins) -> Tiles:
   return VARIANTS[tuned().variant].render(table, bins)
 
 
-def _tuned_pull_back(table: Table, bins: Bins, cotangent: Tiles) -> Table:
-  return VARIANTS[tuned().variant].pull_back(table, bins, cotangent)
+def _tuned_backward(table: Table, bins: Bins, cotangent: Tiles) -> Table:
+  return VARIANTS[tuned().variant].backward(table, bins, cotangent)
 
 
-KERNELS = Kernels(_tuned_render, _tuned_pull_back)
+KERNELS = Kernels(_tuned_render, _tuned_backward)

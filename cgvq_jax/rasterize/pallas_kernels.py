@@ -95,7 +95,7 @@ def render(tile, start, corner, ids, table, image, *, shape: TileShape) -> None:
     image[tile, _int(c)] = sums[c]
 
 
-def pull_back(
+def backward(
   tile, start, corner, ids, table, cotangent, out, *, shape: TileShape, emit: Emit = to_row
 ) -> None:
   """The gradient of each pair of the tile's list."""
@@ -168,10 +168,10 @@ def render_in_chunks(tile, start, corner, ids, table, image, *, shape: TileShape
     image[tile, _int(c)] = sums[c]
 
 
-def pull_back_in_chunks(
+def backward_in_chunks(
   tile, start, corner, ids, table, cotangent, rows, *, shape: TileShape
 ) -> None:
-  """`pull_back`, 16 Gaussians of the list at a time."""
+  """`backward`, 16 Gaussians of the list at a time."""
   channels = cotangent.shape[1]
   x, y = (axis[None, :] for axis in _pixel_centers(tile, corner, shape))
   wanted = [cotangent[tile, _int(c)][None, :] for c in range(channels)]
@@ -216,7 +216,7 @@ def render_by_products(
   triton.store(image.at[tile, channel, pixel], sums, mask=(channel < channels) & (pixel >= 0))
 
 
-def pull_back_by_products(
+def backward_by_products(
   tile,
   start,
   corner,
@@ -228,7 +228,7 @@ def pull_back_by_products(
   shape: TileShape,
   precision: lax.DotAlgorithmPreset,
 ) -> None:
-  """`pull_back_in_chunks`; the gradient of the colours is the weights [G, P] times [P, C]."""
+  """`backward_in_chunks`; the gradient of the colours is the weights [G, P] times [P, C]."""
   channels = cotangent.shape[1]
   x, y = (axis[None, :] for axis in _pixel_centers(tile, corner, shape))
   wanted = [cotangent[tile, _int(c)][None, :] for c in range(channels)]

@@ -175,7 +175,7 @@ def _pairs_gradient(mean, white, color, weight, pixels, shape: TileShape):
   return jnp.concatenate([jnp.stack(rows, axis=-1), d_color], axis=-1)
 
 
-def pull_back(table: Table, bins: Bins, cotangent: Tiles, *, blocks: Blocks = listed) -> Table:
+def backward(table: Table, bins: Bins, cotangent: Tiles, *, blocks: Blocks = listed) -> Table:
   """The gradient of the table, given the tiles' cotangent."""
   lists, num_blocks = blocks(table, bins)
 
@@ -258,6 +258,6 @@ def evaluated_pairs_of_whole_tiles(bins: Bins, block: int = BLOCK) -> int:
   return blocks * block * CHUNK * bins.tile_shape.num_pixels
 
 
-KERNELS = Kernels(render, pull_back, mean_errors)
+KERNELS = Kernels(render, backward, mean_errors)
 # Right whatever the lists, and slow: only the bins' geometry counts.
-WITHOUT_LISTS = Kernels(partial(render, blocks=all_pairs), partial(pull_back, blocks=all_pairs))
+WITHOUT_LISTS = Kernels(partial(render, blocks=all_pairs), partial(backward, blocks=all_pairs))

@@ -41,15 +41,15 @@ def test_the_interpreter_tells_a_wrong_kernel():
     def emit(rows, k, n, i, value):
       pallas_kernels.to_row(rows, k, n, i, 1.001 * value)
 
-    pallas_kernels.pull_back(*refs, shape=shape, emit=emit)
+    pallas_kernels.backward(*refs, shape=shape, emit=emit)
 
   gaussians, height, width = raster_scenes.random()
   bins = tiles.bin_gaussians(gaussians, height, width, 2048)
   table = layout.gaussian_table(gaussians)
   cotangent = jnp.ones((bins.num_tiles, 3, tiles.TILE.num_pixels))
-  right = pallas.VARIANTS['interpret'].pull_back(table, bins, cotangent)
+  right = pallas.VARIANTS['interpret'].backward(table, bins, cotangent)
   made = pallas._made(pallas._INTERPRETER, pallas_kernels.render, wrong)
-  broken = made.pull_back(table, bins, cotangent)
+  broken = made.backward(table, bins, cotangent)
   np.testing.assert_allclose(broken, right, rtol=2e-3)
   with pytest.raises(AssertionError):
     np.testing.assert_allclose(broken, right, rtol=5e-4)
@@ -66,7 +66,7 @@ def test_kernels_lower_for_an_nvidia_gpu(variant, channels):
   wanted = 'triton' if variant.startswith('triton') else 'mosaic'
   for function, arguments in (
     (made.render, (table, bins)),
-    (made.pull_back, (table, bins, cotangent)),
+    (made.backward, (table, bins, cotangent)),
   ):
     text = crosscompile.lowered(function, *arguments, device='H100').as_text()
     (kernel,) = calls(text) - CALLS
@@ -161,7 +161,7 @@ def test_kernels_compile_and_fit(device, variants):
   rows, failures = crosscompile.all_needs(device, variants)
   assert not failures
   assert [(row.variant, row.kernel) for row in rows] == [
-    (variant, kernel) for variant in variants for kernel in ('render', 'pull_back')
+    (variant, kernel) for variant in variants for kernel in ('render', 'backward')
   ]
   for row in rows:
     assert row.fits and 16 <= row.registers <= 255 and row.threads in (32, 128, 256)

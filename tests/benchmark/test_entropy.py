@@ -119,7 +119,7 @@ def test_reading_and_writing_15000_gaussians_takes_no_time(num_clusters):
     values = np.rint(rng.normal(mean, deviation, (15000, columns)))
     return np.clip(values, 0, top - 1).astype(np.int32)
 
-  symbols = container.Symbols(
+  symbols = container.CodebookSymbols(
     512,
     768,
     3,

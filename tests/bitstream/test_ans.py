@@ -16,20 +16,20 @@ def test_weights_are_positive_sum_to_a_power_of_two_and_follow_the_frequencies(n
   rng = np.random.default_rng(num_bins)
   frequency = rng.integers(0, 2**19, (5, num_bins)) * rng.integers(0, 2, (5, num_bins))
   frequency[:, -1] += 1
-  weights = ans.weigh(frequency)
+  weights = ans.normalize_frequencies(frequency)
   assert weights.min() >= 1
   np.testing.assert_array_equal(weights.sum(axis=1), 2**24)
   share = frequency / frequency.sum(axis=1, keepdims=True)
   np.testing.assert_allclose(weights / 2**24, share, atol=2 * num_bins / 2**24)
   for row, want in zip(frequency, weights, strict=True):
-    assert format_decoder.weigh(row.tolist()) == want.tolist()
+    assert format_decoder.normalize_frequencies(row.tolist()) == want.tolist()
 
 
 @pytest.mark.parametrize('num_bins', [2, 61, 1024])
 def test_constriction_codes_with_exactly_these_weights(num_bins):
   # Rare and likely symbols alike, decoded by integer arithmetic on the weights alone.
   rng = np.random.default_rng(num_bins)
-  weights = ans.weigh(np.exp(rng.uniform(0, 13, num_bins)).astype(np.int64))
+  weights = ans.normalize_frequencies(np.exp(rng.uniform(0, 13, num_bins)).astype(np.int64))
   symbols = rng.integers(0, num_bins, 2000)
   writer = ans.Writer()
   writer.put(symbols, ans.categorical(weights))

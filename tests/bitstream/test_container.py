@@ -21,14 +21,14 @@ from cgvq_jax import codec
 from cgvq_jax.bitstream import container, ordering
 from cgvq_jax.bitstream.container import ATTRIBUTES, ContainerError, read, sections, write
 from cgvq_jax.io import images
-from cgvq_jax.quantize.adaptive import Graded
-from cgvq_jax.quantize.clustered import Stream, Symbols
+from cgvq_jax.quantize.adaptive import AdaptiveSymbols
+from cgvq_jax.quantize.clustered import CodebookSymbols, Stream
 
 SMALL = make_golden.clustered()
 FILE = write(SMALL, ordering.put_plain)
 
 
-def assert_same(got: Symbols, want: Symbols):
+def assert_same(got: CodebookSymbols, want: CodebookSymbols):
   assert got[:4] == want[:4]
   assert got.counts.dtype == np.int32
   np.testing.assert_array_equal(got.counts, want.counts)
@@ -42,7 +42,7 @@ def assert_same(got: Symbols, want: Symbols):
       np.testing.assert_array_equal(stream.tables[name], table, strict=True)
 
 
-def with_stream(attribute: str = 'color', **fields) -> Symbols:
+def with_stream(attribute: str = 'color', **fields) -> CodebookSymbols:
   return SMALL._replace(**{attribute: getattr(SMALL, attribute)._replace(**fields)})
 
 
@@ -53,7 +53,7 @@ def golden(name: str) -> bytes:
   return (make_golden.FOLDER / f'{name}.cgvq').read_bytes()
 
 
-def assert_decoded_alike(image: dict, want: Symbols):
+def assert_decoded_alike(image: dict, want: CodebookSymbols):
   """What the second decoder made of a file, and the codec."""
   assert (image['height'], image['width'], image['channels'], image['method']) == want[:4]
   assert image['counts'] == want.counts.tolist()
@@ -129,7 +129,7 @@ def test_any_symbols_round_trip(data):
       tables[f'table{index}'] = rng.integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
     return Stream(quantizer, alphabets, tables, symbols.astype(np.int32))
 
-  want = Symbols(
+  want = CodebookSymbols(
     data.draw(st.integers(1, 4096)),
     data.draw(st.integers(1, 16384)),
     data.draw(st.sampled_from([1, 3, 4])),
@@ -311,10 +311,14 @@ def test_damage_in_coded_integers_is_named():
 # --- mutated files: nothing but ContainerError escapes ---
 
 
-def assert_valid(symbols: Symbols | Graded):
-  if isinstance(symbols, Graded):
-    assert len(symbols.grade) >= 1 and np.all(symbols.size >= 1) and np.all(symbols.cell >= 0)
-    assert all(len(getattr(symbols, n)) == len(symbols.grade) for n in ('low', 'cell', 'color'))
+def assert_valid(symbols: CodebookSymbols | AdaptiveSymbols):
+  if isinstance(symbols, AdaptiveSymbols):
+    assert (
+      len(symbols.energy_class) >= 1 and np.all(symbols.size >= 1) and np.all(symbols.cell >= 0)
+    )
+    assert all(
+      len(getattr(symbols, n)) == len(symbols.energy_class) for n in ('low', 'cell', 'color')
+    )
     return
   total = symbols.counts.sum()
   assert 1 <= len(symbols.counts) <= total

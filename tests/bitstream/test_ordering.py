@@ -10,7 +10,7 @@ import pytest
 
 from cgvq_jax.bitstream import container, ordering
 from cgvq_jax.bitstream.container import ORDERS, read, sections, write
-from cgvq_jax.quantize.clustered import Stream, Symbols
+from cgvq_jax.quantize.clustered import CodebookSymbols, Stream
 
 
 def all_rows(symbols):
@@ -29,14 +29,14 @@ def test_canonical_sorts_within_clusters_and_keeps_rows_together():
   assert not np.array_equal(all_rows(before), all_rows(after))
 
 
-def positions(counts, seed=0, side=1024) -> Symbols:
+def positions(counts, seed=0, side=1024) -> CodebookSymbols:
   """Gaussians evenly over a lattice, with six bits of something else."""
   rng = np.random.default_rng(seed)
   total = int(np.sum(counts))
   position = Stream('lattice', (65536,) * 2, {}, rng.integers(0, side, (total, 2)).astype(np.int32))
   other = Stream('uniform', (64,), {}, rng.integers(0, 64, (total, 1)).astype(np.int32))
   nothing = Stream('uniform', (1,), {}, np.zeros((total, 1), np.int32))
-  return Symbols(512, 768, 3, 'gi', np.array(counts, np.int32), position, other, nothing)
+  return CodebookSymbols(512, 768, 3, 'gi', np.array(counts, np.int32), position, other, nothing)
 
 
 @pytest.mark.parametrize('counts', [[5000], [400, 0, 1, 1000, 99]])

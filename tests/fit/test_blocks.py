@@ -205,11 +205,11 @@ def test_between_blocks_the_state_may_change(start, target):
 # --- overflow ---
 
 
-grown = blocks.Room.grown
+grown = blocks.Capacity.grown
 
 
 def test_overflow_runs_the_block_again_with_more_room(adam_run, start, target, monkeypatch):
-  # Room for the lists of one core for the block's first step, but not for all that follow.
+  # Capacity for the lists of one core for the block's first step, but not for all that follow.
   def needed(gaussians):
     shares = [tiles.Share(rank, devices.mesh().size) for rank in range(devices.mesh().size)]
     return max(int(tiles.bin_gaussians(gaussians, 96, 96, 8192, s).num_pairs) for s in shares)
@@ -243,7 +243,7 @@ def test_a_tile_with_more_chunks_runs_the_block_again(adam_run, start, target, m
   monkeypatch.setattr(blocks, 'BLOCK', 1)
   monkeypatch.setattr(blocks, 'initial_capacity', lambda *sizes: 8192)  # more than enough
   monkeypatch.setattr(
-    blocks.Room, 'grown', lambda room, needed: asked.append(needed) or grown(room, needed)
+    blocks.Capacity, 'grown', lambda room, needed: asked.append(needed) or grown(room, needed)
   )
   assert_like_before(run(start, target, blocks.BLOCK_STEPS), adam_run)
   assert len(asked) == 1 and asked[0].chunks > 1
@@ -287,7 +287,7 @@ def test_blocks_of_a_batch_of_images_are_those_of_each(start, target):
   optimizer = optimizers.adam(50)
   options = {'forward': blocks.free, 'loss': losses.l2, 'optimizer': optimizer, 'steps': 1}
   height, width, _ = target.shape
-  room = blocks.first_room(start.num_gaussians, height, width)
+  room = blocks.first_capacity(start.num_gaussians, height, width)
   room = room._replace(pairs=4 * room.pairs)  # one device has what several would share
   block = functools.partial(blocks.block, **options, room=room)
   targets = jnp.stack([target, jnp.flip(target, 1)])
@@ -296,7 +296,7 @@ def test_blocks_of_a_batch_of_images_are_those_of_each(start, target):
   together = jax.jit(jax.vmap(block, in_axes=(0, None, 0)))(states, None, targets)
   for i in range(2):
     alone = jax.jit(block)(state, None, targets[i])
-    assert alone.psnr > 5 and room.holds(blocks.Room(*map(int, alone.needed)))
+    assert alone.psnr > 5 and room.holds(blocks.Capacity(*map(int, alone.needed)))
     # Adam takes whole steps where a gradient is rounding alone, as by the rotation of a disc.
     assert together.psnr[i] == pytest.approx(float(alone.psnr), abs=0.1)
     np.testing.assert_allclose(together.loss[i], alone.loss, rtol=1e-5)

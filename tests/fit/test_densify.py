@@ -30,7 +30,7 @@ def one(x, y, s1, s2, rotation=0.0, color=(0.5, -0.3, 0.2)):
 
 # Compiled whole, as fits do: one operation after another takes as many compilations.
 candidates = jax.jit(densify.candidates)
-move = jax.jit(densify.move, static_argnames=('most', 'ratio'))
+move = jax.jit(densify.relocate, static_argnames=('most', 'ratio'))
 
 
 def best_of(residual):
@@ -98,10 +98,10 @@ def test_any_size_and_channels(size, channels):
 def test_worth_is_the_squared_error_of_going_away():
   gaussians = one(30.0, 20.0, 3.0, 1.5, 0.6)
   seen = float(jnp.sum(rasterize(gaussians, HEIGHT, WIDTH) ** 2))
-  (worth,) = densify.worth(gaussians, HEIGHT, WIDTH)
+  (worth,) = densify.contribution(gaussians, HEIGHT, WIDTH)
   assert float(worth) == pytest.approx(seen, rel=0.01)
   for x, y in ((-20.0, 20.0), (30.0, 60.0), (90.0, 20.0)):
-    assert densify.worth(one(x, y, 3.0, 1.5), HEIGHT, WIDTH)[0] == 0
+    assert densify.contribution(one(x, y, 3.0, 1.5), HEIGHT, WIDTH)[0] == 0
 
 
 def state_of(gaussians):
@@ -116,7 +116,7 @@ def test_the_worst_move_to_the_best_places_and_are_forgotten():
   before = state_of(gaussians)
   after = move(before, residual, most=2, ratio=0.5)
   gain, best = best_of(residual)
-  assert gain > 0.5 * densify.worth(dim, HEIGHT, WIDTH)[0]
+  assert gain > 0.5 * densify.contribution(dim, HEIGHT, WIDTH)[0]
   for name in ('mean_xy', 'log_scale', 'rotation', 'color'):
     np.testing.assert_array_equal(getattr(after.params, name)[0], getattr(gaussians, name)[0])
     np.testing.assert_array_equal(getattr(after.params, name)[1], getattr(best, name))
@@ -137,13 +137,13 @@ def test_nothing_moves_where_nothing_is_gained():
 
 def test_sleepers_show_nothing_and_go():
   awake = one(10, 10, 2, 2)
-  padded = densify.with_sleepers(awake, 5)
+  padded = densify.with_inactive(awake, 5)
   assert padded.num_gaussians == 5
   shown = rasterize(padded, HEIGHT, WIDTH)
   np.testing.assert_array_equal(shown, rasterize(awake, HEIGHT, WIDTH))
-  np.testing.assert_array_equal(densify.worth(padded, HEIGHT, WIDTH)[1:], np.zeros(4))
-  jax.tree.map(np.testing.assert_array_equal, densify.without_sleepers(padded), awake)
-  assert densify.without_sleepers(padded.replace(color=0 * padded.color)).num_gaussians == 1
+  np.testing.assert_array_equal(densify.contribution(padded, HEIGHT, WIDTH)[1:], np.zeros(4))
+  jax.tree.map(np.testing.assert_array_equal, densify.without_inactive(padded), awake)
+  assert densify.without_inactive(padded.replace(color=0 * padded.color)).num_gaussians == 1
 
 
 STEPS, COUNT = 6 * blocks.BLOCK_STEPS, 300
@@ -210,7 +210,7 @@ def test_few_gaussians(count):
 @pytest.mark.slow
 def test_a_batch_of_images_can_be_densified_at_once():
   residuals = jnp.stack([TARGET - 0.5, jnp.flip(TARGET, 1) - 0.3])
-  state = state_of(densify.with_sleepers(one(10, 10, 2, 2), 20))
+  state = state_of(densify.with_inactive(one(10, 10, 2, 2), 20))
   some = functools.partial(move, most=10, ratio=0.3)
   together = jax.vmap(some, in_axes=(None, 0))(state, residuals)
   for i in range(2):

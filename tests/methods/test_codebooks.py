@@ -12,14 +12,14 @@ import raster_scenes
 
 from cgvq_jax.fit import blocks, initialize
 from cgvq_jax.methods import codebooks
-from cgvq_jax.methods.registry import dequantizers, papers_method
+from cgvq_jax.methods.registry import codebook_method, dequantizers
 from cgvq_jax.primitives.geometry import canonical
 from cgvq_jax.quantize import vector
 from cgvq_jax.quantize.clusters import cluster, join, split
 
 # tests/test_codec.py uses the same sizes, so that what is compiled for one serves the other.
 SIDE, NUM_GAUSSIANS, NUM_CLUSTERS, STEPS = 48, 60, 4, 2 * blocks.BLOCK_STEPS
-METHOD = papers_method('small', NUM_CLUSTERS, 2, 3)  # so few entries that tuning them matters
+METHOD = codebook_method('small', NUM_CLUSTERS, 2, 3)  # so few entries that tuning them matters
 OPTIMIZER = codebooks.adam(STEPS)
 KNOWN = dequantizers(3)
 

@@ -18,7 +18,7 @@ from cgvq_jax.rasterize.api import rasterize
 
 IMAGE = raster_scenes.photograph(64, 96)
 COUNT, FIT_STEPS, STEPS, PRECISION = 300, 300, 200, 312
-METHOD = registry.cgvq_rd()._replace(precision=PRECISION)
+METHOD = registry.cgvq_rd()._replace(step_index=PRECISION)
 TURNS = METHOD.parts * len(rd.ORDER)
 
 
@@ -82,12 +82,12 @@ def test_a_file_shows_what_was_fitted(done):
 def test_thinning_drops_what_is_not_worth_its_bits(fitted, done):
   symbols, _ = done
   plain, _ = told(fitted, METHOD._replace(weight=0.0))
-  assert len(symbols.grade) < 0.9 * len(plain.grade) <= 0.9 * COUNT
+  assert len(symbols.energy_class) < 0.9 * len(plain.energy_class) <= 0.9 * COUNT
   assert len(container.write(symbols)) < 0.9 * len(container.write(plain))
 
 
 def test_precision_is_quality(fitted, done):
-  finer, _ = told(fitted, METHOD._replace(precision=376))
+  finer, _ = told(fitted, METHOD._replace(step_index=376))
   assert len(container.write(finer)) > len(container.write(done[0]))
   assert psnr_of(adaptive.dequantize(finer)) > psnr_of(adaptive.dequantize(done[0])) + 0.5
 
@@ -172,15 +172,15 @@ def test_every_ablation_makes_files_and_is_what_it_says(fitted):
   made = {}
   for name, make in registry.ABLATIONS.items():
     method = make(3, 50)
-    assert method.name == 'cgvq_rd' and method.precision == registry.cgvq_rd(3, 50).precision
+    assert method.name == 'cgvq_rd' and method.step_index == registry.cgvq_rd(3, 50).step_index
     assert method != registry.cgvq_rd(3, 50)
     symbols, _ = told(fitted, method, steps=64)
     made[name] = codec.decode(container.write(symbols)).gaussians.num_gaussians, symbols
-    assert made[name][0] == len(symbols.grade)
+    assert made[name][0] == len(symbols.energy_class)
   assert (
-    len(np.unique(made['rd_common_steps'][1].grade))
+    len(np.unique(made['rd_common_steps'][1].energy_class))
     == 1
-    < len(np.unique(made['rd_plain_axes'][1].grade))
+    < len(np.unique(made['rd_plain_axes'][1].energy_class))
   )
   np.testing.assert_array_equal(made['rd_plain_axes'][1].axes, 127 * np.eye(3))
   assert made['rd_no_rate'][0] >= made['rd_no_presence'][0] > made['rd_plain_axes'][0]

@@ -9,7 +9,7 @@ import pytest
 
 from cgvq_jax.methods import codebooks
 from cgvq_jax.primitives.gaussians import Gaussians
-from cgvq_jax.primitives.sensitivity import curvature
+from cgvq_jax.primitives.sensitivity import sensitivity
 from cgvq_jax.rasterize.reference import rasterize as render
 
 SIZE = 96
@@ -40,7 +40,7 @@ def whole_picture(gaussian):
 @pytest.mark.parametrize('shape', [(6.0, 3.0, 0.4), (2.5, 9.0, -1.1)])
 def test_a_small_change_costs_the_curvature_times_its_square(name, shape):
   gaussians = one(*shape)
-  want = getattr(curvature(gaussians), name)
+  want = getattr(sensitivity(gaussians), name)
   flat, size = np.asarray(getattr(gaussians, name), np.float64).ravel(), 1e-3
   for index in range(flat.size):
     pictures = []
@@ -58,7 +58,7 @@ def test_fair_steps_cost_the_share_they_are_given():
     lambda *leaves: jnp.concatenate(leaves), one(), one(3.0, 8.0, 1.0), one(4.0, 4.0, 0.0)
   )
   size, error = jnp.array([SIZE, SIZE], jnp.float32), jnp.array(2.0)
-  steps = codebooks.fair_steps(gaussians, size, error).position * size / 2  # px
+  steps = codebooks.equal_slope_steps(gaussians, size, error).position * size / 2  # px
   keys, costs = jax.random.split(jax.random.key(0), 60), []
   for i in range(3):
     alone = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], gaussians)
@@ -72,7 +72,7 @@ def test_fair_steps_cost_the_share_they_are_given():
 
 def test_nothing_to_see_may_be_rounded_at_will():
   black = one().replace(color=jnp.zeros((1, 3)))
-  steps = codebooks.fair_steps(black, jnp.array([96.0, 96.0]), jnp.array(1.0))
+  steps = codebooks.equal_slope_steps(black, jnp.array([96.0, 96.0]), jnp.array(1.0))
   for leaf in jax.tree.leaves(steps):
     assert np.all(np.isfinite(leaf))
   assert np.all(steps.position > 1e3)

@@ -23,26 +23,26 @@ PRECISION = 48
 def random_symbols(count=400, channels=3, seed=0, height=HEIGHT, width=WIDTH):
   """Integers of any kind that the format allows, and the means that they were told of."""
   rng = np.random.default_rng(seed)
-  grade = rng.integers(0, adaptive.GRADES, count)
+  energy_class = rng.integers(0, adaptive.NUM_ENERGY_CLASSES, count)
   scale = np.exp(rng.normal([1.2, 0.0], 0.9, (count, 2)))
   octaves = adaptive.OCTAVE * np.log2(np.sort(scale)[:, ::-1])
-  log_scale = np.rint(octaves / adaptive.log_scale_steps()[grade][:, None]).astype(np.int64)
+  log_scale = np.rint(octaves / adaptive.log_scale_steps()[energy_class][:, None]).astype(np.int64)
   mean = rng.uniform([-9, -3], [width + 2, height + 5], (count, 2))
   low, size = stream.boxes_of(mean, height, width)
-  scale = adaptive.scales(log_scale, grade)
-  turns = adaptive.num_turns(scale, grade)
+  scale = adaptive.scales(log_scale, energy_class)
+  turns = adaptive.num_turns(scale, energy_class)
   rotation = rng.integers(0, turns)
   spread, shear = adaptive.spreads(scale, rotation, turns)
-  cells = adaptive.num_cells(size, spread, grade)
-  color = np.rint(2.0 ** (grade / 2)[:, None] * rng.normal(0, 0.6, (count, channels)))
-  symbols = adaptive.Graded(
+  cells = adaptive.num_cells(size, spread, energy_class)
+  color = np.rint(2.0 ** (energy_class / 2)[:, None] * rng.normal(0, 0.6, (count, channels)))
+  symbols = adaptive.AdaptiveSymbols(
     height=height,
     width=width,
     channels=channels,
     method='cgvq_rd',
-    precision=PRECISION,
+    step_index=PRECISION,
     axes=adaptive.color_axes(color),
-    grade=grade,
+    energy_class=energy_class,
     log_scale=log_scale,
     rotation=rotation,
     low=low,
@@ -54,12 +54,16 @@ def random_symbols(count=400, channels=3, seed=0, height=HEIGHT, width=WIDTH):
 
 
 def in_order(symbols, order):
-  per_gaussian = ('grade', 'log_scale', 'rotation', 'low', 'size', 'cell', 'color')
+  per_gaussian = ('energy_class', 'log_scale', 'rotation', 'low', 'size', 'cell', 'color')
   return symbols._replace(**{name: getattr(symbols, name)[order] for name in per_gaussian})
 
 
 def sorted_rows(symbols):
-  columns = [np.asarray(symbols.grade)[:, None], symbols.log_scale, symbols.rotation[:, None]]
+  columns = [
+    np.asarray(symbols.energy_class)[:, None],
+    symbols.log_scale,
+    symbols.rotation[:, None],
+  ]
   columns += [symbols.low, symbols.size, symbols.cell, symbols.color]
   rows = np.concatenate(columns, axis=1)
   return rows[np.lexsort(rows.T)]
@@ -71,11 +75,11 @@ def sorted_rows(symbols):
 @pytest.mark.parametrize('attribute', ['mean_xy', 'log_scale', 'rotation', 'color'])
 def test_rounding_any_number_costs_the_same(attribute):
   """A step s of a number with curvature H costs H s^2 / 12; here that is delta^2 / 12 for each."""
-  grade, delta = 9, 0.05
-  r = 2.0 ** (-grade / 2)
+  energy_class, delta = 9, 0.05
+  r = 2.0 ** (-energy_class / 2)
   s1, s2, turn = 4.0, 1.5, 0.6
   color = np.array([0.8, -0.5, 0.3])
-  color *= np.sqrt(delta**2 * 2**grade / (np.pi * s1 * s2) / (color @ color))
+  color *= np.sqrt(delta**2 * 2**energy_class / (np.pi * s1 * s2) / (color @ color))
 
   def picture(mean=(48.0, 32.0), scale=(s1, s2), rotation=turn, c=color):
     gaussian = Gaussians(
@@ -104,17 +108,17 @@ def test_rounding_any_number_costs_the_same(attribute):
 
 def test_cells_are_as_good_as_a_lattice_in_the_gaussians_own_frame():
   symbols, mean = random_symbols(4000, height=512, width=768)
-  scale = adaptive.scales(symbols.log_scale, symbols.grade)
-  turns = adaptive.num_turns(scale, symbols.grade)
+  scale = adaptive.scales(symbols.log_scale, symbols.energy_class)
+  turns = adaptive.num_turns(scale, symbols.energy_class)
   spread, _ = adaptive.spreads(scale, symbols.rotation, turns)
-  cells = adaptive.num_cells(symbols.size, spread, symbols.grade)
+  cells = adaptive.num_cells(symbols.size, spread, symbols.energy_class)
   several = (cells.min(axis=1) > 12) & (cells.max(axis=1) < adaptive.MAX_CELLS)
   assert several.sum() > 300
   error = np.asarray(adaptive.dequantize(symbols).mean_xy, np.float64) - mean
   angle = np.pi * symbols.rotation / turns
   along = np.cos(angle) * error[:, 0] + np.sin(angle) * error[:, 1]
   across = np.cos(angle) * error[:, 1] - np.sin(angle) * error[:, 0]
-  step = np.sqrt(2) * 2.0 ** (-symbols.grade / 2)
+  step = np.sqrt(2) * 2.0 ** (-symbols.energy_class / 2)
   for part, deviation in ((along, scale[:, 0]), (across, scale[:, 1])):
     relative = (part / deviation / step)[several]
     assert np.mean(relative**2) == pytest.approx(1 / 12, rel=0.12)
@@ -122,18 +126,18 @@ def test_cells_are_as_good_as_a_lattice_in_the_gaussians_own_frame():
 
 def test_turns_are_as_fine_as_their_step():
   """pi / M is at most 2 r / (s1/s2 - s2/s1), and M - 1 turns would be too coarse."""
-  scale, grade = np.array([[4.0, 1.5], [30.0, 1.0], [2.0, 2.0]]), np.array([9, 4, 20])
-  turns = adaptive.num_turns(scale, grade)
+  scale, energy_class = np.array([[4.0, 1.5], [30.0, 1.0], [2.0, 2.0]]), np.array([9, 4, 20])
+  turns = adaptive.num_turns(scale, energy_class)
   ratio = scale[:2, 0] / scale[:2, 1]
-  step = 2 * 2.0 ** (-grade[:2] / 2) / (ratio - 1 / ratio)
+  step = 2 * 2.0 ** (-energy_class[:2] / 2) / (ratio - 1 / ratio)
   assert np.all(np.pi / turns[:2] <= step) and np.all(step < np.pi / (turns[:2] - 1))
   assert turns[2] == 1
 
 
-def test_grades_are_octaves_of_energy():
+def test_energy_classes_are_octaves_of_energy():
   delta = 0.25
   energy = delta**2 * np.array([0.1, 1, 1.3, 1.5, 2, 1000, 1e30])
-  np.testing.assert_array_equal(adaptive.grades_of(energy, delta), [0, 0, 0, 1, 1, 10, 31])
+  np.testing.assert_array_equal(adaptive.energy_classes(energy, delta), [0, 0, 0, 1, 1, 10, 31])
 
 
 @pytest.mark.parametrize('channels', [1, 3, 4])
@@ -219,10 +223,12 @@ def test_decoded_numbers_are_those_of_the_integers():
   symbols, _ = random_symbols()
   once = adaptive.dequantize(symbols)
   scale = np.exp(np.asarray(once.log_scale, np.float64))
-  octaves = np.log2(scale) * adaptive.OCTAVE / adaptive.log_scale_steps()[symbols.grade][:, None]
+  octaves = (
+    np.log2(scale) * adaptive.OCTAVE / adaptive.log_scale_steps()[symbols.energy_class][:, None]
+  )
   np.testing.assert_allclose(octaves, symbols.log_scale, atol=0.02)
   energy = np.sum(np.asarray(once.color) ** 2, axis=1) * np.pi * np.prod(scale, axis=1)
-  told = np.sum((adaptive.delta_of(PRECISION) * symbols.color) ** 2, axis=1)
+  told = np.sum((adaptive.step_of(PRECISION) * symbols.color) ** 2, axis=1)
   np.testing.assert_allclose(energy, told, rtol=1e-4)
 
 
@@ -230,14 +236,14 @@ def test_what_does_not_fit_is_named():
   symbols, _ = random_symbols()
   with pytest.raises(container.ContainerError, match='order: wanted sorted'):
     container.write(symbols, ordering.put_plain)
-  with pytest.raises(container.ContainerError, match=r'grade: wanted 0\.\.31'):
-    container.write(symbols._replace(grade=symbols.grade + 1))
+  with pytest.raises(container.ContainerError, match=r'energy_class: wanted 0\.\.31'):
+    container.write(symbols._replace(energy_class=symbols.energy_class + 1))
   with pytest.raises(container.ContainerError, match='rotation: wanted values'):
     container.write(symbols._replace(rotation=symbols.rotation + 5000))
   with pytest.raises(container.ContainerError, match='boxes: wanted those'):
     container.write(symbols._replace(low=symbols.low + 1))
-  with pytest.raises(container.ContainerError, match=r'precision: wanted 0\.\.1023'):
-    container.write(symbols._replace(precision=1024))
+  with pytest.raises(container.ContainerError, match=r'step_index: wanted 0\.\.1023'):
+    container.write(symbols._replace(step_index=1024))
   with pytest.raises(ValueError, match='cell: wanted 0'):
     adaptive.dequantize(symbols._replace(cell=symbols.cell + 9999))
   with pytest.raises(ValueError, match='color axes'):
@@ -275,11 +281,11 @@ PHOTOGRAPHS = [name for name in make_golden.PHOTOGRAPHS if name.startswith('v2')
 def test_a_decoder_written_from_the_document_reads_golden_files(name):
   want, image = container.read(golden(name)), format_decoder.decode_file(golden(name))
   assert (
-    tuple(image[key] for key in ('height', 'width', 'channels', 'method', 'precision'))
+    tuple(image[key] for key in ('height', 'width', 'channels', 'method', 'step_index'))
     == (want[:5])
   )
   assert image['axes'] == want.axes.ravel().tolist()
-  for key in ('grade', 'rotation', 'cell'):
+  for key in ('energy_class', 'rotation', 'cell'):
     np.testing.assert_array_equal(image[key], getattr(want, key))
   for key in ('log_scale', 'color'):
     np.testing.assert_array_equal(np.transpose(image[key]), getattr(want, key))

@@ -18,14 +18,14 @@ from cgvq_jax import devices
 from cgvq_jax.benchmark import crosscompile
 from cgvq_jax.fit import blocks, densify, losses, optimizers
 from cgvq_jax.methods import codebooks
-from cgvq_jax.methods.registry import PAPERS
+from cgvq_jax.methods.registry import CODEBOOK_METHODS
 from cgvq_jax.quantize import kmeans
 
 HEIGHT, WIDTH, CLUSTERS = 64, 96, 4
 
 
 def _block(forward, optimizer, implementation=None):
-  room = blocks.first_room(raster_scenes.NUM_GAUSSIANS, HEIGHT, WIDTH)
+  room = blocks.first_capacity(raster_scenes.NUM_GAUSSIANS, HEIGHT, WIDTH)
   options = {'forward': forward, 'loss': losses.l2, 'optimizer': optimizer}
   return functools.partial(
     blocks.block, **options, steps=50, room=room, implementation=implementation
@@ -48,7 +48,7 @@ def batched_fit_block(implementation=None):
 
 def finetune_block(method='cgvq', implementation=None):
   state, _, target = _fit_arguments()
-  method = PAPERS[method](3)
+  method = CODEBOOK_METHODS[method](3)
   optimizer = codebooks.adam(1000)
   labels = np.arange(raster_scenes.NUM_GAUSSIANS) % CLUSTERS
   context = codebooks.make_context(labels, CLUSTERS, HEIGHT, WIDTH)
@@ -59,9 +59,9 @@ def finetune_block(method='cgvq', implementation=None):
   return block, (start.current, context, target)
 
 
-def densify_move():
+def densify_relocate():
   state, _, residual = _fit_arguments()
-  return functools.partial(densify.move, most=20, ratio=0.3), (state, residual)
+  return functools.partial(densify.relocate, most=20, ratio=0.3), (state, residual)
 
 
 def k_means():
@@ -76,7 +76,7 @@ PROGRAMS = {
   'batch': batched_fit_block,
   'gi': functools.partial(finetune_block, 'gi'),
   'cgvq': finetune_block,
-  'densify': densify_move,
+  'densify': densify_relocate,
   'k-means': k_means,
 }
 

@@ -61,7 +61,7 @@ class Ans:
     self.state = (rounds << 24) + symbol * weight + rest
 
 
-def weigh(frequencies):
+def normalize_frequencies(frequencies):
   total, free = sum(frequencies), (1 << 24) - len(frequencies)
   weights, before, summed = [], 0, 0
   for frequency in frequencies:
@@ -82,12 +82,14 @@ def take_histogram(ans, bins):
     spacings.append(2 * spacings[-1])
   kind = ans.uniform(1 + 6 * len(spacings))
   if kind == 0:
-    return weigh([1] * bins)
+    return normalize_frequencies([1] * bins)
   spacing = spacings[(kind - 1) // 6]
   resolution = (1, 4)[(kind - 1) // 3 % 2]
   decay = (8, 16, 32)[(kind - 1) % 3]
   top = 15 * resolution
-  differences = weigh([frequency(max(240 - abs(d) * decay, 0)) for d in range(-top, top + 1)])
+  differences = normalize_frequencies(
+    [frequency(max(240 - abs(d) * decay, 0)) for d in range(-top, top + 1)]
+  )
   heights = [ans.uniform(top + 1)]
   while (len(heights) - 1) * spacing < bins - 1:
     heights.append(heights[-1] + ans.take(differences) - top)
@@ -100,7 +102,7 @@ def take_histogram(ans, bins):
     if along:
       height += heights[left + 1] * along
     line.append(frequency(height // spacing))
-  return weigh(line)
+  return normalize_frequencies(line)
 
 
 def take_model(ans, alphabet, counts):
@@ -113,7 +115,7 @@ def take_model(ans, alphabet, counts):
   bins = ((alphabet - 1) >> shift) + 1
   common = take_histogram(ans, bins)
   sharing = ans.uniform(len(present) + 1)
-  flags = weigh([len(present) - sharing, sharing])
+  flags = normalize_frequencies([len(present) - sharing, sharing])
   shares = [ans.take(flags) for _ in present]
   histograms = iter([common if share else take_histogram(ans, bins) for share in shares])
   return shift, [next(histograms) if count > 0 else None for count in counts]
@@ -164,7 +166,7 @@ def count_weights(count, alpha):
     if alpha:
       log += log_sum(first + alpha - 1) + log_sum(second + alpha - 1)
     logs.append(log)
-  return weigh([frequency(max(0, 240 + (log - max(logs)) // 16)) for log in logs])
+  return normalize_frequencies([frequency(max(0, 240 + (log - max(logs)) // 16)) for log in logs])
 
 
 def take_sets(ans, alphabets, counts):
@@ -331,7 +333,7 @@ def decode_graded(data):
   assert fields.take(5) == b'CGVQ\x02'
   image = {name: fields.varint() for name in ('height', 'width', 'channels')}
   image['method'] = fields.text()
-  image['precision'], count = fields.varint(), fields.varint()
+  image['step_index'], count = fields.varint(), fields.varint()
   channels = image['channels']
   ans = Ans(data[fields.position : -4])
   left, top, right, bottom = (ans.uniform(8193) for _ in range(4))
@@ -365,7 +367,12 @@ def decode_graded(data):
     colors.append(shifted_column(ans, shifts, groups))
     terms = [min(2, abs(v) >> shift) for v, shift in zip(colors[-1], shifts, strict=True)]
   assert ans.state == 0 and not ans.words
-  image |= {'axes': axes, 'grade': grades, 'log_scale': (first, second), 'rotation': rotation}
+  image |= {
+    'axes': axes,
+    'energy_class': grades,
+    'log_scale': (first, second),
+    'rotation': rotation,
+  }
   image |= {'boxes': boxes, 'cell': cell, 'color': colors}
   image['gaussians'] = graded_gaussians(image, scales, rotations, cells)
   return image
@@ -384,7 +391,7 @@ def graded_gaussians(image, scales, rotations, cells):
   low, size = (np.array(part, float) for part in zip(*image['boxes'], strict=True))
   cell, cells = np.array(image['cell']), np.array(cells)
   mean = (low + (2 * cell + 1) * size / (2 * cells)) / 16
-  delta = 2.0 ** (2 - image['precision'] / 64)
+  delta = 2.0 ** (2 - image['step_index'] / 64)
   color = delta * np.array(image['color']).T @ np.array(rows)
   color = color / np.sqrt(np.pi * scale[:, :1] * scale[:, 1:])
   return mean, np.pi * np.array(image['rotation']) / np.array(rotations), scale, color

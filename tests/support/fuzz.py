@@ -29,8 +29,8 @@ import numpy as np
 from cgvq_jax import codec
 from cgvq_jax.bitstream import container
 from cgvq_jax.bitstream.container import ContainerError
-from cgvq_jax.quantize.adaptive import Graded
-from cgvq_jax.quantize.clustered import Symbols
+from cgvq_jax.quantize.adaptive import AdaptiveSymbols
+from cgvq_jax.quantize.clustered import CodebookSymbols
 
 MOST_SECONDS = 1.0
 MOST_BYTES = 1 << 30
@@ -77,9 +77,9 @@ def mutate(rng: np.random.Generator, data: bytes, other: bytes) -> bytes:
   return bytes(data)
 
 
-def senseless(rng: np.random.Generator, symbols: Symbols | Graded) -> bytes:
+def senseless(rng: np.random.Generator, symbols: CodebookSymbols | AdaptiveSymbols) -> bytes:
   """A whole file of these symbols, some numbers of one attribute replaced by hostile ones."""
-  if isinstance(symbols, Graded):
+  if isinstance(symbols, AdaptiveSymbols):
     return _senseless_graded(rng, symbols)
   attribute = container.ATTRIBUTES[rng.integers(3)]
   stream = getattr(symbols, attribute)
@@ -95,11 +95,11 @@ def senseless(rng: np.random.Generator, symbols: Symbols | Graded) -> bytes:
   return container.write(symbols._replace(**{attribute: stream._replace(symbols=values)}))
 
 
-def _senseless_graded(rng: np.random.Generator, symbols: Graded) -> bytes:
+def _senseless_graded(rng: np.random.Generator, symbols: AdaptiveSymbols) -> bytes:
   """Where that changes what other numbers may be, the file is as good as it was."""
-  name = rng.choice(['log_scale', 'color', 'grade', 'axes', 'precision'])
-  if name == 'precision':
-    return container.write(symbols._replace(precision=int(rng.integers(1024))))
+  name = rng.choice(['log_scale', 'color', 'energy_class', 'axes', 'step_index'])
+  if name == 'step_index':
+    return container.write(symbols._replace(step_index=int(rng.integers(1024))))
   values = getattr(symbols, name).copy()
   places = rng.integers(values.size, size=rng.integers(1, 5))
   low, high = {'grade': (0, 32), 'axes': (-128, 128)}.get(name, (-(1 << 15), 1 << 15))

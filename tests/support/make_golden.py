@@ -20,8 +20,8 @@ from cgvq_jax.bitstream import container, ordering
 from cgvq_jax.io import datasets, images
 from cgvq_jax.methods.registry import METHODS
 from cgvq_jax.quantize import adaptive
-from cgvq_jax.quantize.adaptive import Graded
-from cgvq_jax.quantize.clustered import Stream, Symbols
+from cgvq_jax.quantize.adaptive import AdaptiveSymbols
+from cgvq_jax.quantize.clustered import CodebookSymbols, Stream
 
 FOLDER = Path(__file__).parents[1] / 'golden'
 
@@ -53,7 +53,7 @@ def table(seed: int, shape: tuple[int, ...], dtype: type) -> np.ndarray:
   return values.astype(dtype).reshape(shape)
 
 
-def clustered() -> Symbols:
+def clustered() -> CodebookSymbols:
   """Four clusters, one of them empty: float16 positions, 6-bit scales, residual codebooks."""
   counts = np.array([150, 0, 13, 60], np.int32)
   total = int(counts.sum())
@@ -68,7 +68,7 @@ def clustered() -> Symbols:
   }
   colors = np.stack([bell(50, total, 8), integers(51, total, 8)], axis=1)
   positions = np.stack([half_floats(60, total), half_floats(61, total)], axis=1)
-  return Symbols(
+  return CodebookSymbols(
     height=512,
     width=768,
     channels=3,
@@ -80,13 +80,13 @@ def clustered() -> Symbols:
   )
 
 
-def odd() -> Symbols:
+def odd() -> CodebookSymbols:
   """Alphabets that are no powers of two, or 1; columns of one value; four channels; no tables."""
   counts = np.array([70, 1], np.int32)
   total = int(counts.sum())
   positions = np.stack([integers(1, total, 1000), integers(2, total, 4096)], axis=1)
   scales = np.stack([np.zeros(total, np.int32), np.full(total, 6, np.int32)], axis=1)
-  return Symbols(
+  return CodebookSymbols(
     height=1,
     width=65535,
     channels=4,
@@ -100,10 +100,10 @@ def odd() -> Symbols:
   )
 
 
-def single() -> Symbols:
+def single() -> CodebookSymbols:
   """One Gaussian, one channel, one cluster."""
   one = np.zeros((1, 1), np.int32)
-  return Symbols(
+  return CodebookSymbols(
     height=1,
     width=1,
     channels=1,
@@ -115,7 +115,7 @@ def single() -> Symbols:
   )
 
 
-def as_sets(symbols: Symbols) -> Symbols:
+def as_sets(symbols: CodebookSymbols) -> CodebookSymbols:
   """The same with codebooks whose entries are sorted, the last ones repeated."""
   entries = symbols.color.tables['entries'].copy()
   for book in np.ndindex(entries.shape[:2]):
@@ -125,7 +125,7 @@ def as_sets(symbols: Symbols) -> Symbols:
   return symbols._replace(color=symbols.color._replace(tables=tables))
 
 
-def repeated() -> Symbols:
+def repeated() -> CodebookSymbols:
   """Rows of which many are equal, whose order no decoder can know."""
   symbols = clustered()
 
@@ -139,11 +139,11 @@ def repeated() -> Symbols:
   )
 
 
-def crowded() -> Symbols:
+def crowded() -> CodebookSymbols:
   """More rows in one cluster than a count's own distribution is made for."""
   counts = np.array([700, 300], np.int32)
   position = np.stack([bell(1, 1000, 900), bell(2, 1000, 500)], axis=1)
-  return Symbols(
+  return CodebookSymbols(
     height=500,
     width=900,
     channels=3,
@@ -155,7 +155,7 @@ def crowded() -> Symbols:
   )
 
 
-def graded_integers(count: int, channels: int, places: int, seed: int = 0) -> Graded:
+def graded_integers(count: int, channels: int, places: int, seed: int = 0) -> AdaptiveSymbols:
   """Steps from the coarsest to the finest, means beyond the edges, and several Gaussians at one
   place where there are more of them than places."""
   height, width = 60, 90
@@ -176,14 +176,14 @@ def graded_integers(count: int, channels: int, places: int, seed: int = 0) -> Gr
     [integers(seed + 9 + j, count, 1 << 20) % extent - extent // 2 for j in range(channels)], axis=1
   )
   axes = 100 * np.eye(channels, dtype=np.int8) + (table(seed, (channels,) * 2, np.uint8) % 20)
-  return Graded(
+  return AdaptiveSymbols(
     height=height,
     width=width,
     channels=channels,
     method='cgvq_rd',
-    precision=268,
+    step_index=268,
     axes=axes.astype(np.int8),
-    grade=grade,
+    energy_class=grade,
     log_scale=log_scale,
     rotation=rotation,
     low=low,
@@ -221,7 +221,7 @@ def written(name: str) -> bytes:
   return container.write(symbols(), container.ORDERS[order])
 
 
-def canonical(symbols: Symbols) -> Symbols:
+def canonical(symbols: CodebookSymbols) -> CodebookSymbols:
   """The same picture, its Gaussians in the order in which files give them back."""
   streams = [getattr(symbols, attribute) for attribute in container.ATTRIBUTES]
   rows = ordering.canonical([stream.symbols for stream in streams], symbols.counts)
