@@ -19,7 +19,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from cgvq_jax import codec, devices, metrics, rate_control
-from cgvq_jax.bitstream import container
+from cgvq_jax.bitstream import container, ordering
 from cgvq_jax.evaluate import baselines
 from cgvq_jax.fit.blocks import Progress
 from cgvq_jax.io import datasets, images
@@ -155,7 +155,7 @@ def _encoded(
       fit_steps=fit_steps,
       finetune_steps=finetune_steps,
       seed=arguments.seed,
-      order=container.ORDERS[arguments.order],
+      order=arguments.order,
       resume=begin,
       on_block=on_block,
     )
@@ -352,7 +352,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   encode.add_argument(
     '--order',
-    choices=container.ORDERS,
+    choices=ordering.ORDERS,
     default='sorted',
     help="of the papers' methods: of the Gaussians in the file, of which the others are longer"
     ' (%(default)s)',

@@ -14,16 +14,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from cgvq_jax.bitstream import container, ordering
+from cgvq_jax.bitstream import base, codebooks, container
 from cgvq_jax.fit import blocks, densify, initialize, optimizers
 from cgvq_jax.fit.losses import Loss, clamped_l2
-from cgvq_jax.methods import codebooks
 from cgvq_jax.methods.base import Telling
-from cgvq_jax.methods.registry import Method, dequantizers
+from cgvq_jax.methods.registry import Method
 from cgvq_jax.primitives.geometry import standard_deviations
 from cgvq_jax.primitives.trees import Gaussians
-from cgvq_jax.quantize import adaptive
-from cgvq_jax.quantize.adaptive import AdaptiveSymbols
 from cgvq_jax.rasterize.api import CHANNELS, MAX_SIDE, rasterize
 
 _MAX_PIXELS = 1 << 28  # of a rendering: four times what a file's own size may be
@@ -63,7 +60,7 @@ def encode(
   densifier: Callable[[int, float], densify.Densifier] = densify.matching_pursuit,
   optimizer: Callable[[int], optax.GradientTransformation] = optimizers.adam,
   loss: Loss = clamped_l2,
-  order: ordering.Put = ordering.put_sorted,
+  order: str = 'sorted',
   resume: Callable[[str, Any], Any] = _from_start,
   on_block: Callable[[str, Any, blocks.Progress], None] = _in_silence,
 ) -> bytes:
@@ -75,7 +72,7 @@ def encode(
   says they cost. The two long stages are 'fit' and 'finetune': `on_block(stage, state, progress)`
   is called every BLOCK_STEPS steps, and `resume(stage, initial state)` returns the state to go
   on from, the initial one or one that `on_block` was given earlier; the bytes are the same. `order`
-  is how the Gaussians are ordered in the file, one of container.ORDERS; the picture is the same.
+  is how the Gaussians are ordered in the file, one of ordering.ORDERS; the picture is the same.
 
   Raises ValueError on an image or a number out of range and on functions that do not fit it,
   FitError where the fit diverges.
@@ -112,7 +109,8 @@ def encode(
     resume=partial(resume, 'finetune'),
     on_block=partial(on_block, 'finetune'),
   )
-  return container.write(method.tell(telling), order)
+  symbols = method.tell(telling)
+  return container.write(symbols if order == 'sorted' else symbols._replace(order=order))
 
 
 def fit_image(
@@ -159,24 +157,14 @@ class Decoded(NamedTuple):
   gaussians: Gaussians
   height: int  # px
   width: int  # px
-  labels: np.ndarray  # [N] int32, the cluster of each Gaussian, or its grade
+  labels: np.ndarray  # [N] int32, the cluster of each Gaussian, or its energy class
 
 
 def decode(data: bytes) -> Decoded:
   """Reads the bytes of a file; raises ContainerError, naming the field, where they are not one."""
   symbols = container.read(data)
-  try:
-    if isinstance(symbols, AdaptiveSymbols):
-      gaussians, labels = adaptive.dequantize(symbols), symbols.energy_class
-    else:
-      gaussians = codebooks.thaw(symbols, dequantizers(symbols.channels))
-      labels = np.repeat(np.arange(symbols.counts.size), symbols.counts)
-  except ValueError as error:
-    raise container.ContainerError(str(error)) from error
-  for name in ('mean_xy', 'log_scale', 'rotation', 'color'):
-    if not np.all(np.isfinite(getattr(gaussians, name))):
-      raise container.ContainerError(f'{name}: wanted finite values, got NaN or infinity')
-  return Decoded(gaussians, symbols.height, symbols.width, labels.astype(np.int32))
+  gaussians, labels = container.dequantize(symbols)
+  return Decoded(gaussians, symbols.height, symbols.width, labels)
 
 
 def render(decoded: Decoded, scale: float = 1.0) -> Float[np.ndarray, 'H W C']:
@@ -194,7 +182,7 @@ def render(decoded: Decoded, scale: float = 1.0) -> Float[np.ndarray, 'H W C']:
       f'scale: wanted sides of 1 to {MAX_SIDE} px and at most {_MAX_PIXELS} pixels,'
       f' got {scale} x {size}'
     )
-  gaussians = decoded.gaussians
+  gaussians = jax.tree.map(jnp.asarray, decoded.gaussians)
   variance = (standard_deviations(gaussians.log_scale) * scale) ** 2
   wider = variance + max(1 - scale**2, 0.0) / 12
   share = jnp.sqrt(jnp.prod(variance / wider, axis=-1, keepdims=True))
@@ -217,9 +205,9 @@ def _validate(
     raise ValueError(f'image: wanted {CHANNELS} channels, got {shape[2]}')
   if not np.all(np.isfinite(image)) or np.min(image) < 0 or np.max(image) > 1:
     raise ValueError('image: wanted finite values in 0..1, got others')
-  if not 1 <= num_gaussians <= container.MAX_GAUSSIANS:
-    raise ValueError(f'num_gaussians: wanted 1 to {container.MAX_GAUSSIANS}, got {num_gaussians}')
-  if not 1 <= num_clusters <= container.MAX_CLUSTERS:
-    raise ValueError(f'num_clusters: wanted 1 to {container.MAX_CLUSTERS}, got {num_clusters}')
+  if not 1 <= num_gaussians <= base.MAX_GAUSSIANS:
+    raise ValueError(f'num_gaussians: wanted 1 to {base.MAX_GAUSSIANS}, got {num_gaussians}')
+  if not 1 <= num_clusters <= codebooks.MAX_CLUSTERS:
+    raise ValueError(f'num_clusters: wanted 1 to {codebooks.MAX_CLUSTERS}, got {num_clusters}')
   if min(fit_steps, finetune_steps) < 1:
     raise ValueError(f'fit_steps, finetune_steps: wanted >= 1, got {fit_steps}, {finetune_steps}')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -22,12 +22,10 @@ from cgvq_jax.metrics import psnr
 from cgvq_jax.primitives.geometry import canonical
 from cgvq_jax.primitives.sensitivity import sensitivity
 from cgvq_jax.primitives.trees import Gaussians
-from cgvq_jax.quantize.base import Params, Quantizer
-from cgvq_jax.quantize.clustered import CodebookSymbols, Stream
+from cgvq_jax.quantize.base import Dequantizer, Params, Quantizer
+from cgvq_jax.quantize.clustered import ATTRIBUTES, CodebookSymbols, Stream, columns, dequantize
 from cgvq_jax.quantize.clusters import Clusters, cluster, join, layout, split
 from cgvq_jax.rasterize.api import rasterize
-
-ATTRIBUTES = ('position', 'rotation_scale', 'color')
 
 
 class Method(NamedTuple):
@@ -49,17 +47,17 @@ class Method(NamedTuple):
   def check(self, channels: int) -> None:
     """Raises ValueError where a quantizer does not take its attribute's rows."""
     key, mask = jax.random.key(0), jnp.ones(1, bool)
-    for attribute, columns in _columns(channels).items():
+    for attribute, count in columns(channels).items():
       quantizer: Quantizer = getattr(self, attribute)
-      rows = jnp.zeros((1, columns))
+      rows = jnp.zeros((1, count))
       got: Any = None
       with contextlib.suppress(ValueError, TypeError):
         params = jax.eval_shape(quantizer.init, key, rows, mask, rows)
         out = jax.eval_shape(quantizer.quantize, params, rows, mask)
         got = out.value.shape[1:], out.symbols.shape[1:]
-      if got != ((columns,), (len(quantizer.alphabets),)):
+      if got != ((count,), (len(quantizer.alphabets),)):
         raise ValueError(
-          f'method {self.name!r}: wanted {attribute} quantized in {columns} columns'
+          f'method {self.name!r}: wanted {attribute} quantized in {count} columns'
           f' for {channels} channels, got a quantizer of others'
         )
 
@@ -206,10 +204,6 @@ def through(method: Method) -> blocks.ForwardFn:
   return forward
 
 
-def _columns(channels: int) -> dict[str, int]:
-  return dict(zip(ATTRIBUTES, (2, 3, channels), strict=True))
-
-
 @partial(jax.jit, static_argnames='method')
 def _initial_quantizers(key, gaussians, context, squared_error, method):
   def init(quantizer: Quantizer, rows, steps, key):
@@ -248,7 +242,7 @@ def freeze(
   trained: Trained = state.params
   params = jax.tree.map(jnp.add, trained.quantizers, state.carry)
   tables = _each(method, lambda quantizer, p: quantizer.tabulate(p), params)
-  restored = _each(method, lambda quantizer, t: quantizer.restore(t, quantizer.alphabets), tables)
+  restored = _each(method, lambda q, t: q.dequantizer.restore(t, q.alphabets), tables)
   symbols = _symbols(restored, trained.gaussians, context, method)
   mask = np.asarray(context.clusters.mask)
 
@@ -267,39 +261,6 @@ def freeze(
   )
 
 
-@partial(jax.jit, static_argnums=0)
-def _dequantize(dequantize, params: Params, symbols, clusters: Clusters):
-  return join(jax.vmap(dequantize)(params, split(symbols, clusters)), clusters)
-
-
-def thaw(symbols: CodebookSymbols, quantizers: dict[str, Quantizer]) -> Gaussians:
-  """Gaussians from the integers of a file: table look-ups, cluster by cluster.
-
-  Raises ValueError, naming the attribute, on a quantizer that is not among `quantizers` and on
-  tables that do not fit it, the alphabets or the number of channels.
-  """
-  counts = np.asarray(symbols.counts)
-  clusters = layout(np.repeat(np.arange(counts.size), counts), counts.size)
-
-  def dequantize(attribute: str, columns: int):
-    stream: Stream = getattr(symbols, attribute)
-    if stream.quantizer not in quantizers:
-      known = sorted(quantizers)
-      raise ValueError(f'{attribute} quantizer: wanted one of {known}, got {stream.quantizer!r}')
-    quantizer = quantizers[stream.quantizer]
-    try:
-      params = quantizer.restore(stream.tables, stream.alphabets)
-    except ValueError as error:
-      raise ValueError(f'{attribute}: {stream.quantizer}: {error}') from error
-    rows = _dequantize(quantizer.dequantize, params, jnp.asarray(stream.symbols), clusters)
-    if rows.shape[1] != columns:
-      raise ValueError(f'{attribute}: wanted {columns} columns, got {rows.shape[1]}')
-    return rows
-
-  rows = Rows(**{a: dequantize(a, n) for a, n in _columns(symbols.channels).items()})
-  return from_rows(rows, jnp.array([symbols.width, symbols.height], jnp.float32))
-
-
 @struct.dataclass
 class TuneState:
   """Where the fine-tuning stands, and its best state by the PSNR of the decoded 8-bit image."""
@@ -310,10 +271,10 @@ class TuneState:
 
 
 def decoded_psnr(
-  symbols: CodebookSymbols, target: np.ndarray, quantizers: dict[str, Quantizer]
+  symbols: CodebookSymbols, target: np.ndarray, dequantizers: Mapping[str, Dequantizer]
 ) -> float:
   """PSNR (dB) of the 8-bit image that the symbols decode to."""
-  image = rasterize(thaw(symbols, quantizers), symbols.height, symbols.width)
+  image = rasterize(dequantize(symbols, dequantizers), symbols.height, symbols.width)
   return psnr(to_bytes8(target), to_bytes8(np.asarray(image)))
 
 
@@ -351,11 +312,12 @@ def run(
   the decoded image and not by the loss. Raises FitError as `blocks.run`.
   """
   height, width, _ = target.shape
-  quantizers = {getattr(method, a).name: getattr(method, a) for a in ATTRIBUTES}
+  quantizers: list[Quantizer] = [getattr(method, a) for a in ATTRIBUTES]
+  dequantizers = {quantizer.name: quantizer.dequantizer for quantizer in quantizers}
   pixels = np.asarray(target)
 
   def measured(current: blocks.FitState, before: TuneState) -> tuple[TuneState, float]:
-    now = decoded_psnr(freeze(current, context, method, height, width), pixels, quantizers)
+    now = decoded_psnr(freeze(current, context, method, height, width), pixels, dequantizers)
     if now > before.best_psnr:
       return TuneState(current, current, jnp.array(now)), now
     return TuneState(current, before.best, before.best_psnr), now

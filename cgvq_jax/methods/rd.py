@@ -21,13 +21,12 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from cgvq_jax.bitstream import adaptive as stream
 from cgvq_jax.fit import blocks, densify, optimizers
 from cgvq_jax.fit.losses import Loss, clamped_l2
 from cgvq_jax.methods.base import Telling
 from cgvq_jax.primitives.geometry import canonical
 from cgvq_jax.primitives.trees import Gaussians
-from cgvq_jax.quantize import adaptive
+from cgvq_jax.quantize import adaptive, boxes
 from cgvq_jax.quantize.adaptive import AdaptiveSymbols
 
 ORDER = ('log_scale', 'rotation', 'mean_xy', 'color')
@@ -67,7 +66,7 @@ class Rounding(NamedTuple):
   @property
   def min_gain(self) -> float:
     """Squared error that a Gaussian has to gain: the energy below which none is kept."""
-    return adaptive.step_of(self.step_index) ** 2
+    return adaptive.quantization_step(self.step_index) ** 2
 
   def num_gaussians(self, num_pixels: int) -> int:
     """How many to fit; thinning leaves a half or a third of them, by what the picture needs."""
@@ -229,7 +228,7 @@ def run(
 
   Raises FitError as `blocks.run`.
   """
-  delta = adaptive.step_of(method.step_index)
+  delta = adaptive.quantization_step(method.step_index)
   thinning, between, turns = schedule(steps, method.parts)
 
   def fitted(state: blocks.FitState, steps: int, price: Price) -> blocks.FitState:
@@ -290,7 +289,7 @@ def rounded(
 
   `sizes` are the picture's height and width.
   """
-  delta = adaptive.step_of(method.step_index)
+  delta = adaptive.quantization_step(method.step_index)
   if turn == 0 and not np.any(state.carry.done.log_scale):
     state = _graded(state, method, delta)
   # On the host, and back in one piece: JAX would compile each of these small operations.
@@ -303,7 +302,7 @@ def rounded(
   if name == 'mean_xy' and not np.any(told.size):
     low, size = np.zeros((mine.size, 2), np.int32), np.ones((mine.size, 2), np.int32)
     means = free.mean_xy[told.kept].astype(np.float64)
-    low[told.kept], size[told.kept] = stream.boxes_of(means, *sizes)
+    low[told.kept], size[told.kept] = boxes.boxes_of(means, *sizes)
     told = replace(told, low=low, size=size)
   values = _NEAREST[name](free, told, delta).astype(np.float32)
   done = getattr(told.done, name)
@@ -333,7 +332,7 @@ def _nearest_log_scale(free: Gaussians, told: Told, delta: float):
 def _shapes(told: Told):
   levels = _log_scale_levels(told.value.log_scale, told.energy_class)
   scale = adaptive.scales(levels, told.energy_class)
-  return levels, scale, adaptive.num_turns(scale, told.energy_class)
+  return levels, scale, adaptive.num_rotations(scale, told.energy_class)
 
 
 def _nearest_rotation(free: Gaussians, told: Told, delta: float):
@@ -401,5 +400,5 @@ def freeze(state: blocks.FitState, method: Rounding, height: int, width: int) ->
     low=told.low.astype(np.int64),
     size=told.size.astype(np.int64),
     cell=cell,
-    color=_color_levels(told.value.color, told, adaptive.step_of(method.step_index)),
+    color=_color_levels(told.value.color, told, adaptive.quantization_step(method.step_index)),
   )

@@ -92,14 +92,3 @@ ABLATIONS = {
 
 CODEBOOK_METHODS = {'gi': gi, 'cgvq': cgvq, 'gi_fp16': gi_fp16, 'cgvq_fp16': cgvq_fp16}
 METHODS = {**CODEBOOK_METHODS, 'cgvq_rd': cgvq_rd}
-
-
-def dequantizers(channels: int) -> dict[str, Quantizer]:
-  """By name, what a file may ask the decoder for; codebook sizes are in the file's tables."""
-  known = [
-    _FP16,
-    _LATTICE,
-    uniform.uniform(levels=64, num_columns=3),
-    vector.residual(stages=2, entries=64, num_columns=channels),
-  ]
-  return {quantizer.name: quantizer for quantizer in known}

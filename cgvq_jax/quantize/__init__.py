@@ -1,1 +1,1 @@
-"""Ways to turn the real rows of one cluster into integers, each a `types.Quantizer`."""
+"""Gaussians to integers and back: quantizers for the encoder, dequantizers without JAX."""

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import format_decoder
 import fuzz
@@ -18,18 +19,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgvq_jax import codec
-from cgvq_jax.bitstream import container, ordering
-from cgvq_jax.bitstream.container import ATTRIBUTES, ContainerError, read, sections, write
+from cgvq_jax.bitstream import base, container, ordering
+from cgvq_jax.bitstream.container import ContainerError, read, sections, write
+from cgvq_jax.bitstream.fields import FieldReader, FieldWriter
 from cgvq_jax.io import images
+from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.quantize.adaptive import AdaptiveSymbols
-from cgvq_jax.quantize.clustered import CodebookSymbols, Stream
+from cgvq_jax.quantize.clustered import ATTRIBUTES, CodebookSymbols, Stream
 
-SMALL = make_golden.clustered()
-FILE = write(SMALL, ordering.put_plain)
+SMALL = make_golden.clustered()._replace(order='none')
+FILE = write(SMALL)
 
 
 def assert_same(got: CodebookSymbols, want: CodebookSymbols):
   assert got[:4] == want[:4]
+  assert got.order == want.order
   assert got.counts.dtype == np.int32
   np.testing.assert_array_equal(got.counts, want.counts)
   for attribute in ATTRIBUTES:
@@ -70,7 +74,7 @@ def assert_decoded_alike(image: dict, want: CodebookSymbols):
 def test_golden_files_are_written_and_read_as_ever(name):
   symbols, order = make_golden.CASES[name]
   assert make_golden.written(name) == golden(name)
-  symbols, read_back = symbols(), read(golden(name))
+  symbols, read_back = symbols()._replace(order=order), read(golden(name))
   if order == 'none':
     assert_same(read_back, symbols)
   else:
@@ -79,7 +83,7 @@ def test_golden_files_are_written_and_read_as_ever(name):
 
 def test_every_golden_file_has_a_case():
   names = {path.stem for path in make_golden.FOLDER.glob('*.cgvq')}
-  assert names == {*make_golden.CASES, *make_golden.GRADED, *make_golden.PHOTOGRAPHS}
+  assert names == {*make_golden.CASES, *make_golden.ADAPTIVE, *make_golden.PHOTOGRAPHS}
 
 
 CLUSTERED = [name for name in make_golden.PHOTOGRAPHS if name.startswith('v1')]
@@ -102,10 +106,10 @@ def test_golden_photographs_look_as_ever_to_both_decoders(name):
   assert np.abs(want.astype(int) - piece).mean() < 12  # and it is a picture of something
 
 
-@pytest.mark.parametrize('order', container.ORDERS)
+@pytest.mark.parametrize('order', ordering.ORDERS)
 def test_orders_make_other_files_of_the_same_picture(order):
-  symbols = read(golden('v1_photo_cgvq'))
-  data = write(symbols, container.ORDERS[order])
+  symbols = read(golden('v1_photo_cgvq'))._replace(order=order)
+  data = write(symbols)
   assert container.describe(data)['order'] == order
   assert_same(make_golden.canonical(read(data)), symbols)
 
@@ -139,10 +143,13 @@ def test_any_symbols_round_trip(data):
     stream('b'),
     stream('c'),
   )
-  for order in container.ORDERS.values():
-    coded = write(want, order)
+  for order in ordering.ORDERS:
+    want = want._replace(order=order)
+    coded = write(want)
     got = read(coded)
-    if order is ordering.put_plain:
+    if order == 'bits_back' and got.order == 'none':  # of few Gaussians all are plain
+      got = got._replace(order=order)
+    if order == 'none':
       assert_same(got, want)
     assert_same(make_golden.canonical(got), make_golden.canonical(want))
     assert sum(sections(coded).values()) == len(coded)
@@ -156,12 +163,13 @@ def test_largest_sides_are_checked_without_overflow():
     write(symbols)
 
 
-# --- what a file costs and tells ---
+# --- sizes, and what `describe` reports ---
 
 
-@pytest.mark.parametrize('order', container.ORDERS.values())
+@pytest.mark.parametrize('order', ordering.ORDERS)
 def test_sections_add_up_and_lie_where_the_bytes_are(order):
-  data = write(SMALL, order)
+  small = SMALL._replace(order=order)
+  data = write(small)
   sizes = sections(data)
   assert list(sizes) == ['positions', 'rotation_scale', 'color', 'codebooks', 'header']
   assert sum(sizes.values()) == len(data)
@@ -173,18 +181,18 @@ def test_sections_add_up_and_lie_where_the_bytes_are(order):
       assert name == section or abs(changed[name] - sizes[name]) <= 4
 
   for attribute, section in list(zip(ATTRIBUTES, sizes, strict=False))[1:]:
-    stream = getattr(SMALL, attribute)
-    longer = SMALL._replace(**{attribute: stream._replace(quantizer=stream.quantizer + 'xyz')})
-    assert sections(write(longer, order)) == sizes | {'header': sizes['header'] + 3}
-    if order is not ordering.put_bits_back:  # with fewer bits to choose an order by, P changes
-      constant = SMALL._replace(**{attribute: stream._replace(symbols=0 * stream.symbols)})
-      assert_only(sections(write(constant, order)), section)
-  assert_only(sections(write(with_stream(tables={}), order)), 'codebooks')
+    stream = getattr(small, attribute)
+    longer = small._replace(**{attribute: stream._replace(quantizer=stream.quantizer + 'xyz')})
+    assert sections(write(longer)) == sizes | {'header': sizes['header'] + 3}
+    if order != 'bits_back':  # with fewer bits to choose an order by, P changes
+      constant = small._replace(**{attribute: stream._replace(symbols=0 * stream.symbols)})
+      assert_only(sections(write(constant)), section)
+  assert_only(sections(write(with_stream(tables={})._replace(order=order))), 'codebooks')
 
 
 def test_every_order_costs_less_than_the_next():
   symbols = read(golden('v1_photo_cgvq'))
-  lengths = [len(write(symbols, order)) for order in container.ORDERS.values()]
+  lengths = [len(write(symbols._replace(order=order))) for order in ordering.ORDERS]
   assert lengths == sorted(set(lengths))
 
 
@@ -196,10 +204,10 @@ def test_tables_are_stored_compactly():
     color=symbols.color._replace(tables={'entries': entries}),
   )
   assert sections(write(symbols))['codebooks'] < 0.95 * entries.nbytes  # a bell: under 8 bits each
-  as_sets = entries.copy()
+  ordered = entries.copy()
   for book in np.ndindex(entries.shape[:2]):
-    as_sets[book] = np.unique(entries[book], axis=0)
-  sorted_rows = symbols._replace(color=symbols.color._replace(tables={'entries': as_sets}))
+    ordered[book] = np.unique(entries[book], axis=0)
+  sorted_rows = symbols._replace(color=symbols.color._replace(tables={'entries': ordered}))
   saved = sections(write(symbols))['codebooks'] - sections(write(sorted_rows))['codebooks']
   assert saved > 0.7 * 32 * math.lgamma(65) / math.log(2) / 8  # most of 32 orders of 64 rows
   flat = np.random.default_rng(0).integers(0, 256, entries.shape).astype(np.uint8)
@@ -207,9 +215,8 @@ def test_tables_are_stored_compactly():
   assert sections(write(symbols))['codebooks'] < flat.nbytes + 30
 
 
-def test_describe_tells_the_header():
-  told = container.describe(FILE)
-  assert told == {
+def test_describe_reports_the_header():
+  assert container.describe(FILE) == {
     'version': 1,
     'method': 'cgvq',
     'height': 512,
@@ -237,6 +244,7 @@ def test_describe_tells_the_header():
     (SMALL._replace(width=2.5), r'width: wanted an integer, got 2\.5'),
     (SMALL._replace(channels=2), r'channels: wanted one of \(1, 3, 4\), got 2'),
     (SMALL._replace(method='two words'), "method: wanted .*, got 'two words'"),
+    (SMALL._replace(order='best'), r"order: wanted one of \['sorted', .*, got 'best'"),
     (SMALL._replace(counts=np.zeros(65, np.int32)), r'K: wanted 1\.\.64, got 65'),
     (SMALL._replace(counts=np.zeros(4, np.int32)), r'sum of counts: wanted 4\.\.4194304, got 0'),
     (SMALL._replace(counts=np.array([2, 1, 0, 0])), r'sum of counts: wanted 4\.\.4194304, got 3'),
@@ -265,7 +273,7 @@ def test_write_names_what_no_file_can_hold(symbols, message):
     write(symbols)
 
 
-# --- bytes that are no file ---
+# --- bytes that are not a file ---
 
 
 @pytest.mark.parametrize(
@@ -301,7 +309,7 @@ def test_table_names_must_differ():
 
 def test_damage_in_coded_integers_is_named():
   body = bytearray(FILE[:-4])
-  body[-1] ^= 0xFF  # the coder's state
+  body[-1] ^= 0xFF  # the state
   with pytest.raises(ContainerError, match='coded integers: '):
     read(with_crc(bytes(body)))
   with pytest.raises(ContainerError, match='coded integers: coded stream: wanted a last byte'):
@@ -312,14 +320,16 @@ def test_damage_in_coded_integers_is_named():
 
 
 def assert_valid(symbols: CodebookSymbols | AdaptiveSymbols):
-  if isinstance(symbols, AdaptiveSymbols):
-    assert (
-      len(symbols.energy_class) >= 1 and np.all(symbols.size >= 1) and np.all(symbols.cell >= 0)
-    )
-    assert all(
-      len(getattr(symbols, n)) == len(symbols.energy_class) for n in ('low', 'cell', 'color')
-    )
-    return
+  {1: assert_valid_codebooks, 2: assert_valid_adaptive}[symbols.version](symbols)
+
+
+def assert_valid_adaptive(symbols: AdaptiveSymbols):
+  count = len(symbols.energy_class)
+  assert count >= 1 and np.all(symbols.size >= 1) and np.all(symbols.cell >= 0)
+  assert all(len(getattr(symbols, name)) == count for name in ('low', 'cell', 'color'))
+
+
+def assert_valid_codebooks(symbols: CodebookSymbols):
   total = symbols.counts.sum()
   assert 1 <= len(symbols.counts) <= total
   for attribute in ATTRIBUTES:
@@ -385,6 +395,134 @@ def test_arbitrary_attributes_behind_a_valid_header(body):
   start = FILE.index(b'\x04fp16')
   with contextlib.suppress(ContainerError):
     assert_valid(read(with_crc(FILE[:start] + body)))
+
+
+# --- versions by their byte ---
+
+
+class Dots(NamedTuple):
+  """Symbols of a version of one's own: places of equal, round, white Gaussians."""
+
+  version = 77
+  height: int
+  width: int
+  channels: int
+  method: str
+  places: np.ndarray  # [N, 2] px
+
+
+def write_dots(symbols: Dots) -> bytes:
+  fields = FieldWriter()
+  base.put_front(fields, symbols)
+  return bytes(fields.data) + symbols.places.astype(np.uint8).tobytes()
+
+
+def read_dots(body: bytes) -> Dots:
+  fields = FieldReader(body, 0, len(body), ['header'])
+  front = base.take_front(fields)
+  if (len(body) - fields.position) % 2:
+    raise ValueError('places: wanted x and y, got an odd number of bytes')
+  return Dots(*front, np.frombuffer(body[fields.position :], np.uint8).reshape(-1, 2))
+
+
+def describe_dots(body: bytes) -> dict:
+  symbols = read_dots(body)
+  about = {**symbols._asdict(), 'num_gaussians': len(symbols.places)}
+  return {**about, 'sections': {'positions': 2 * len(symbols.places), 'header': len(body) - 6}}
+
+
+def dequantize_dots(symbols: Dots):
+  if symbols.channels != 1:
+    raise ValueError(f'channels: wanted 1, got {symbols.channels}')
+  count = len(symbols.places)
+  nothing = np.zeros(count, np.float32)
+  gaussians = Gaussians(
+    symbols.places.astype(np.float32), np.zeros((count, 2), np.float32), nothing, nothing[:, None]
+  )
+  return gaussians, np.zeros(count)
+
+
+DOTS = Dots(9, 8, 1, 'dots', np.array([[1, 2], [3, 4], [5, 6]]))
+
+
+@pytest.fixture
+def dots(monkeypatch) -> base.Format:
+  monkeypatch.setattr(container, 'FORMATS', dict(container.FORMATS))
+  made = base.Format(Dots.version, write_dots, read_dots, describe_dots, dequantize_dots)
+  container.register(made)
+  return made
+
+
+def test_a_registered_version_is_written_and_read_by_its_byte(dots):
+  data = write(DOTS)
+  assert data[:5] == b'CGVQ' + bytes([77])
+  got = read(data)
+  assert got[:4] == DOTS[:4]
+  np.testing.assert_array_equal(got.places, DOTS.places)
+  about = container.describe(data)
+  assert (about['version'], about['num_gaussians'], about['bytes']) == (77, 3, len(data))
+  assert sum(sections(data).values()) == len(data)
+  gaussians, labels = container.dequantize(got)
+  np.testing.assert_array_equal(gaussians.mean_xy, DOTS.places)
+  assert labels.dtype == np.int32 and labels.shape == (3,)
+  assert codec.decode(data).gaussians.num_gaussians == 3
+  assert read(FILE).version == 1  # and the others are as they were
+
+
+def test_errors_of_a_registered_version_are_container_errors(dots):
+  with pytest.raises(ContainerError, match='places: wanted x and y'):
+    read(with_crc(write(DOTS)[:-4] + b'x'))
+  with pytest.raises(ContainerError, match='channels: wanted 1, got 3'):
+    container.dequantize(DOTS._replace(channels=3))
+  with pytest.raises(ContainerError, match='version: wanted 1 or 2 or 77, got 3'):
+    read(with_crc(b'CGVQ\x03'))
+
+
+def test_a_version_has_one_format(dots):
+  container.register(dots)  # again
+  with pytest.raises(ValueError, match='version: wanted one that is not in use, got 1'):
+    container.register(dots._replace(version=1))
+  with pytest.raises(ValueError, match=r'version: wanted 0\.\.255, got 256'):
+    container.register(dots._replace(version=256))
+
+
+def test_versions_that_nobody_registered_are_named():
+  with pytest.raises(ContainerError, match='version: wanted 1 or 2, got 77'):
+    write(DOTS)
+
+
+# --- a decoder without JAX ---
+
+_DECODER = """
+import sys
+from pathlib import Path
+from cgvq_jax.bitstream import container
+for path in Path(sys.argv[1]).glob('*.cgvq'):
+  data = path.read_bytes()
+  container.describe(data)
+  symbols = container.read(data)
+  if 'photo' in path.name or symbols.version == 2:
+    gaussians, labels = container.dequantize(symbols)
+    assert len(labels) == gaussians.num_gaussians
+print(*sorted({name.partition('.')[0] for name in sys.modules}))
+"""
+
+
+def test_reading_and_dequantizing_import_no_jax():
+  command = [sys.executable, '-c', _DECODER, str(make_golden.FOLDER)]
+  done = subprocess.run(command, capture_output=True, text=True, check=True)
+  modules = set(done.stdout.split())
+  assert {'numpy', 'constriction', 'cgvq_jax'} <= modules
+  assert not modules & {'jax', 'jaxlib', 'jaxtyping', 'flax', 'optax', 'orbax', 'scipy', 'PIL'}
+
+
+@pytest.mark.parametrize('name', make_golden.PHOTOGRAPHS)
+def test_dequantized_arrays_are_float32_of_numpy(name):
+  gaussians, labels = container.dequantize(read(golden(name)))
+  for field in ('mean_xy', 'log_scale', 'rotation', 'color'):
+    array = getattr(gaussians, field)
+    assert type(array) is np.ndarray and array.dtype == np.float32
+    assert len(array) == len(labels) == gaussians.num_gaussians
 
 
 # --- files on a disk ---

@@ -1,4 +1,4 @@
-"""Sets of rows: what comes back, and what it costs."""
+"""Point sets: the rows that come back, and the bits that they take."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def test_any_rows_come_back_in_order_and_by_the_second_decoder(data):
   shuffled = rows[np.lexsort((rng.random(len(rows)), np.repeat(np.arange(len(counts)), counts)))]
   assert encode(shuffled, alphabets, counts) == coded
   ans = format_decoder.Ans(coded)
-  assert format_decoder.take_sets(ans, alphabets, counts) == got.tolist()
+  assert format_decoder.take_point_sets(ans, alphabets, counts) == got.tolist()
   assert ans.state == 0
   assert point_sets.in_order(got, counts)
 
 
-def test_rows_out_of_order_are_told():
+def test_rows_out_of_order_are_noticed():
   rows = np.array([[1, 2], [1, 3], [0, 9]])
   assert point_sets.in_order(rows, np.array([2, 1]))
   assert not point_sets.in_order(rows, np.array([3]))
@@ -68,8 +68,8 @@ def test_even_rows_cost_their_bits_less_the_order(total, num_groups):
   ideal = len(rows) * math.log2(1536 * 1024)
   ideal -= num_groups * math.lgamma(counts[0] + 1) / math.log(2)
   bits = 8 * len(encode(rows, (65536, 65536), counts))
-  told = 16 * 2 * num_groups + 3 * 22  # the boxes and the alphas
-  assert bits < 1.005 * ideal + told
+  more = 16 * 2 * num_groups + 3 * 22  # the boxes and the alphas
+  assert bits < 1.005 * ideal + more
 
 
 def test_crowded_rows_cost_less_than_even_ones():

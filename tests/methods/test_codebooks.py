@@ -12,16 +12,16 @@ import raster_scenes
 
 from cgvq_jax.fit import blocks, initialize
 from cgvq_jax.methods import codebooks
-from cgvq_jax.methods.registry import codebook_method, dequantizers
+from cgvq_jax.methods.registry import codebook_method
 from cgvq_jax.primitives.geometry import canonical
 from cgvq_jax.quantize import vector
+from cgvq_jax.quantize.clustered import DEQUANTIZERS, dequantize
 from cgvq_jax.quantize.clusters import cluster, join, split
 
 # tests/test_codec.py uses the same sizes, so that what is compiled for one serves the other.
 SIDE, NUM_GAUSSIANS, NUM_CLUSTERS, STEPS = 48, 60, 4, 2 * blocks.BLOCK_STEPS
 METHOD = codebook_method('small', NUM_CLUSTERS, 2, 3)  # so few entries that tuning them matters
 OPTIMIZER = codebooks.adam(STEPS)
-KNOWN = dequantizers(3)
 
 
 @pytest.fixture(scope='module')
@@ -175,8 +175,8 @@ def test_carry_is_how_far_the_codebooks_have_moved(gaussians, context, forward, 
 def test_fine_tuning_raises_the_decoded_image(tuned, gaussians, context, target):
   state, _ = tuned
   symbols = freeze(start_of(gaussians, context, target).current, context)
-  before = codebooks.decoded_psnr(symbols, target, KNOWN)
-  after = codebooks.decoded_psnr(freeze(state.best, context), target, KNOWN)
+  before = codebooks.decoded_psnr(symbols, target, DEQUANTIZERS)
+  after = codebooks.decoded_psnr(freeze(state.best, context), target, DEQUANTIZERS)
   assert after > before + 1
   assert state.best_psnr == pytest.approx(after, abs=1e-4)
 
@@ -186,7 +186,7 @@ def test_progress_is_of_the_decoded_image(tuned, context, target):
   assert [p.step for _, p in blocks] == [50, 100]
   for block, progress in blocks:
     symbols = freeze(block.current, context)
-    assert progress.psnr == codebooks.decoded_psnr(symbols, target, KNOWN)
+    assert progress.psnr == codebooks.decoded_psnr(symbols, target, DEQUANTIZERS)
     assert block.current.step == progress.step
   assert state.best_psnr == pytest.approx(max(p.psnr for _, p in blocks), abs=1e-4)
 
@@ -227,7 +227,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tuned, context, target):
 
 
 def check_frozen(state, context):
-  """The symbols hold every Gaussian once, and thaw to what the quantizers chose for them."""
+  """The symbols hold every Gaussian once, and dequantize to what the quantizers chose for them."""
   symbols = freeze(state, context)
   clusters = context.clusters
   np.testing.assert_array_equal(symbols.counts, clusters.counts)
@@ -239,13 +239,13 @@ def check_frozen(state, context):
     stream, quantizer = getattr(symbols, attribute), getattr(METHOD, attribute)
     assert stream.symbols.shape == (total, len(quantizer.alphabets))
     assert np.all((stream.symbols >= 0) & (stream.symbols < quantizer.alphabets))
-    params = quantizer.restore(stream.tables, stream.alphabets)
+    params = quantizer.dequantizer.restore(stream.tables, stream.alphabets)
     padded = split(getattr(rows, attribute), clusters)
     chosen.append(quantize(quantizer.quantize)(params, padded, clusters.mask).value)
   want = np.concatenate([np.asarray(join(value, clusters)) for value in chosen], axis=1)
   want = want[np.asarray(clusters.members)[np.asarray(clusters.mask)]]  # cluster by cluster
-  thawed = codebooks.to_rows(codebooks.thaw(symbols, KNOWN), context.size)
-  got = np.concatenate([np.asarray(getattr(thawed, a)) for a in codebooks.ATTRIBUTES], axis=1)
+  restored = codebooks.to_rows(dequantize(symbols), context.size)
+  got = np.concatenate([np.asarray(getattr(restored, a)) for a in codebooks.ATTRIBUTES], axis=1)
   start = 0
   for count in symbols.counts:  # within a cluster, the file has its own order
     one, other = got[start : start + count], want[start : start + count]
@@ -257,7 +257,7 @@ def check_frozen(state, context):
   return symbols
 
 
-def test_frozen_and_thawed_is_what_was_measured(tuned, context):
+def test_quantized_and_dequantized_is_what_was_measured(tuned, context):
   check_frozen(tuned[0].best, context)
   check_frozen(tuned[0].current, context)
 
@@ -289,14 +289,14 @@ def test_entries_in_7_bits_cost_no_more_than_a_twentieth_of_a_decibel(
   tuned, context, target, monkeypatch
 ):
   pixels = np.asarray(target)
-  told = codebooks.decoded_psnr(freeze(tuned[0].best, context), pixels, KNOWN)
+  told = codebooks.decoded_psnr(freeze(tuned[0].best, context), pixels, DEQUANTIZERS)
   monkeypatch.setattr(vector, '_LEVELS', 255)  # as many as a byte has
-  finer = codebooks.decoded_psnr(freeze(tuned[0].best, context), pixels, KNOWN)
+  finer = codebooks.decoded_psnr(freeze(tuned[0].best, context), pixels, DEQUANTIZERS)
   assert told > finer - 0.05
 
 
-def test_thaw_names_an_unknown_quantizer(tuned, context):
+def test_dequantize_names_an_unknown_quantizer(tuned, context):
   symbols = freeze(tuned[0].best, context)
   stranger = symbols._replace(color=symbols.color._replace(quantizer='unknown'))
   with pytest.raises(ValueError, match=r"color quantizer: wanted one of .*, got 'unknown'"):
-    codebooks.thaw(stranger, KNOWN)
+    dequantize(stranger)

@@ -30,7 +30,7 @@ def random_symbols(count=400, channels=3, seed=0, height=HEIGHT, width=WIDTH):
   mean = rng.uniform([-9, -3], [width + 2, height + 5], (count, 2))
   low, size = stream.boxes_of(mean, height, width)
   scale = adaptive.scales(log_scale, energy_class)
-  turns = adaptive.num_turns(scale, energy_class)
+  turns = adaptive.num_rotations(scale, energy_class)
   rotation = rng.integers(0, turns)
   spread, shear = adaptive.spreads(scale, rotation, turns)
   cells = adaptive.num_cells(size, spread, energy_class)
@@ -109,7 +109,7 @@ def test_rounding_any_number_costs_the_same(attribute):
 def test_cells_are_as_good_as_a_lattice_in_the_gaussians_own_frame():
   symbols, mean = random_symbols(4000, height=512, width=768)
   scale = adaptive.scales(symbols.log_scale, symbols.energy_class)
-  turns = adaptive.num_turns(scale, symbols.energy_class)
+  turns = adaptive.num_rotations(scale, symbols.energy_class)
   spread, _ = adaptive.spreads(scale, symbols.rotation, turns)
   cells = adaptive.num_cells(symbols.size, spread, symbols.energy_class)
   several = (cells.min(axis=1) > 12) & (cells.max(axis=1) < adaptive.MAX_CELLS)
@@ -127,7 +127,7 @@ def test_cells_are_as_good_as_a_lattice_in_the_gaussians_own_frame():
 def test_turns_are_as_fine_as_their_step():
   """pi / M is at most 2 r / (s1/s2 - s2/s1), and M - 1 turns would be too coarse."""
   scale, energy_class = np.array([[4.0, 1.5], [30.0, 1.0], [2.0, 2.0]]), np.array([9, 4, 20])
-  turns = adaptive.num_turns(scale, energy_class)
+  turns = adaptive.num_rotations(scale, energy_class)
   ratio = scale[:2, 0] / scale[:2, 1]
   step = 2 * 2.0 ** (-energy_class[:2] / 2) / (ratio - 1 / ratio)
   assert np.all(np.pi / turns[:2] <= step) and np.all(step < np.pi / (turns[:2] - 1))
@@ -228,7 +228,7 @@ def test_decoded_numbers_are_those_of_the_integers():
   )
   np.testing.assert_allclose(octaves, symbols.log_scale, atol=0.02)
   energy = np.sum(np.asarray(once.color) ** 2, axis=1) * np.pi * np.prod(scale, axis=1)
-  told = np.sum((adaptive.step_of(PRECISION) * symbols.color) ** 2, axis=1)
+  told = np.sum((adaptive.quantization_step(PRECISION) * symbols.color) ** 2, axis=1)
   np.testing.assert_allclose(energy, told, rtol=1e-4)
 
 
