@@ -215,8 +215,8 @@ def dequantize(symbols: AdaptiveSymbols) -> Gaussians:
   """The Gaussians that the integers stand for, NumPy float32.
 
   Raises:
-    ValueError: an integer is outside of what its Gaussian's steps allow, or the axes do not span the
-      colours.
+    ValueError: an integer is outside of what its Gaussian's steps allow, or the axes do not span
+      the colours.
   """
   energy_class = np.asarray(symbols.energy_class)
   scale = scales(symbols.log_scale, energy_class)

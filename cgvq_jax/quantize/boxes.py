@@ -2,9 +2,9 @@
 
 A box of several rows is cut across its longest side, its halves are cut again, until a box holds
 one row or one cell. The boxes follow from how many rows each first half has, and nothing else: an
-encoder partitions the rows and stores these counts, a decoder rebuilds the boxes from them. What is
-left is the place of a mean inside its box, which `quantize.adaptive` quantizes in cells of the
-Gaussian's own size. As the rows have no order, n of them take log2 n! bits less than in a fixed one.
+encoder partitions the rows and stores these counts, a decoder rebuilds the boxes from them. The
+place of a mean inside its box is quantized by `quantize.adaptive`, in cells that suit the size of
+the Gaussian. As the rows have no order, n of them take log2 n! bits less than in a fixed one.
 
 `bitstream.point_sets` halves boxes in the same way.
 """

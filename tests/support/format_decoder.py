@@ -429,7 +429,7 @@ def take_table(ans, kind, shape):
     return take_column(ans, (256, 65536)[kind], [math.prod(shape)])
   num_rows, num_columns = shape[-2:]
   counts = [1 + less for less in take_column(ans, num_rows, [math.prod(shape[:-2])])]
-  rows = iter(take_sets(ans, [256] * num_columns, counts))
+  rows = iter(take_point_sets(ans, [256] * num_columns, counts))
   entries = []
   for count in counts:
     block = [next(rows) for _ in range(count)]
