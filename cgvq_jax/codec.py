@@ -24,7 +24,8 @@ from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import standard_deviations
 from cgvq_jax.quantize import adaptive
 from cgvq_jax.quantize.adaptive import AdaptiveSymbols
-from cgvq_jax.rasterize.api import CHANNELS, MAX_SIDE, rasterize
+from cgvq_jax.rasterize.api import rasterize
+from cgvq_jax.rasterize.limits import CHANNELS, MAX_SIDE
 
 _MAX_PIXELS = 1 << 28  # of a rendering: four times what a file's own size may be
 

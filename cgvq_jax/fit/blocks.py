@@ -25,7 +25,7 @@ from cgvq_jax import devices
 from cgvq_jax.fit.losses import Loss, MeanError, clamped_l2
 from cgvq_jax.fit.optimizers import adam
 from cgvq_jax.primitives.gaussians import Gaussians
-from cgvq_jax.rasterize import api
+from cgvq_jax.rasterize import api, limits
 from cgvq_jax.rasterize.layout import tile_target
 from cgvq_jax.rasterize.tiles import (
   BLOCK,
@@ -266,7 +266,7 @@ def _placed(state, context, target, forward, implementation):
   state, context, target = jax.device_put((state, context, target), everywhere)
   gaussians = jax.eval_shape(forward, state.params, state.carry, context).gaussians
   height, width, channels = target.shape
-  api.validate(gaussians, height, width)
+  limits.validate(gaussians, height, width)
   if channels != gaussians.num_channels:
     raise ValueError(f'target: wanted {gaussians.num_channels} channels, got {channels}')
   room = first_capacity(gaussians.num_gaussians, height, width, api.tile_shape(implementation))

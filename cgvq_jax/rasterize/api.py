@@ -33,6 +33,7 @@ from cgvq_jax.rasterize.layout import (
   errors_of_samples,
   gaussian_table,
 )
+from cgvq_jax.rasterize.limits import validate
 from cgvq_jax.rasterize.tiles import (
   TILE,
   Bins,
@@ -52,8 +53,6 @@ _KERNELS: dict[str, Kernels] = {
   **{f'pallas_{name}': kernels for name, kernels in pallas.VARIANTS.items()},
 }
 
-MAX_SIDE = 65_535  # px
-CHANNELS = (1, 3, 4)
 # Pairs listed at most (64 MiB of integers); beyond, every tile is nearly every Gaussian's anyway.
 MAX_CAPACITY = 1 << 24
 
@@ -214,19 +213,6 @@ def _in_two_passes(kernels: Kernels, errors, target: Target, table, bins: Bins):
 
 
 # --- from Gaussians alone ---
-
-
-def validate(gaussians: Gaussians, height: int, width: int) -> None:
-  """Raises ValueError where the sizes cannot be rendered: name, wanted, got."""
-  if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
-    raise ValueError(f'image size: wanted 1 to {MAX_SIDE} px a side, got {height=} {width=}')
-  n, channels = gaussians.color.shape
-  wanted = {'mean_xy': (n, 2), 'log_scale': (n, 2), 'rotation': (n,), 'color': (n, channels)}
-  got = {name: getattr(gaussians, name).shape for name in wanted}
-  if n < 1 or got != wanted:
-    raise ValueError(f'gaussians: wanted N >= 1 and shapes {wanted}, got {got}')
-  if channels not in CHANNELS:
-    raise ValueError(f'color channels: wanted one of {CHANNELS}, got {channels}')
 
 
 def rasterize(
