@@ -20,8 +20,8 @@ from cgvq_jax.fit.losses import Loss, clamped_l2
 from cgvq_jax.methods import codebooks
 from cgvq_jax.methods.base import Telling
 from cgvq_jax.methods.registry import Method, dequantizers
-from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import standard_deviations
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.quantize import adaptive
 from cgvq_jax.quantize.adaptive import AdaptiveSymbols
 from cgvq_jax.rasterize.api import rasterize

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 from cgvq_jax import devices
 from cgvq_jax.fit.losses import Loss, MeanError, clamped_l2
 from cgvq_jax.fit.optimizers import adam
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize import api, limits
 from cgvq_jax.rasterize.layout import tile_target
 from cgvq_jax.rasterize.tiles import (

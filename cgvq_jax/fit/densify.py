@@ -22,8 +22,8 @@ from jaxtyping import Array, Bool, Float
 
 from cgvq_jax import devices
 from cgvq_jax.fit.blocks import BLOCK_STEPS, Between, FitState
-from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import CUTOFF_RADIUS, covariance
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize.api import rasterize
 
 # Shapes that the residual is searched for, at each level of a pyramid of halved images: standard

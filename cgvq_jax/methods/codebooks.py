@@ -19,9 +19,9 @@ from cgvq_jax.fit.losses import Loss, clamped_l2
 from cgvq_jax.io.images import to_bytes8
 from cgvq_jax.methods.base import Telling
 from cgvq_jax.metrics import psnr
-from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import canonical
 from cgvq_jax.primitives.sensitivity import sensitivity
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.quantize.base import Params, Quantizer
 from cgvq_jax.quantize.clustered import CodebookSymbols, Stream
 from cgvq_jax.quantize.clusters import Clusters, cluster, join, layout, split
@@ -66,7 +66,7 @@ class Method(NamedTuple):
   def tell(self, telling: Telling) -> CodebookSymbols:
     """Clusters the Gaussians and trains them with their codebooks. Raises FitError as `run`."""
     height, width, _ = telling.target.shape
-    gaussians = canonical(telling.gaussians)
+    gaussians = jax.jit(canonical)(telling.gaussians)
     num_clusters = min(telling.num_clusters, gaussians.num_gaussians)
     cluster_key, codebook_key = jax.random.split(telling.key)
     labels = cluster(cluster_key, gaussians, num_clusters)

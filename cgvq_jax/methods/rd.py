@@ -25,8 +25,8 @@ from cgvq_jax.bitstream import adaptive as stream
 from cgvq_jax.fit import blocks, densify, optimizers
 from cgvq_jax.fit.losses import Loss, clamped_l2
 from cgvq_jax.methods.base import Telling
-from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import canonical
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.quantize import adaptive
 from cgvq_jax.quantize.adaptive import AdaptiveSymbols
 
@@ -185,7 +185,7 @@ def adam() -> optax.GradientTransformation:
 
 def initial_state(gaussians: Gaussians, optimizer: optax.GradientTransformation) -> blocks.FitState:
   """Nothing rounded, no grades yet."""
-  gaussians = canonical(without_floor(gaussians))
+  gaussians = jax.jit(canonical)(without_floor(gaussians))
   count, channels = gaussians.color.shape
   told = Told(
     done=jax.tree.map(lambda a: jnp.zeros(a.shape, bool), gaussians),

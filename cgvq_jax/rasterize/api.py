@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
 from cgvq_jax import devices
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize import pallas, reference, xla
 from cgvq_jax.rasterize.layout import (
   Errors,

@@ -16,8 +16,8 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import CUTOFF, CUTOFF_RADIUS, covariance
+from cgvq_jax.primitives.trees import Gaussians
 
 
 class TileShape(NamedTuple):

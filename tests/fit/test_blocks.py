@@ -13,7 +13,7 @@ import raster_scenes
 
 from cgvq_jax import devices
 from cgvq_jax.fit import blocks, initialize, losses, optimizers
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize import api, tiles
 
 STEPS, NUM_GAUSSIANS = 3 * blocks.BLOCK_STEPS, 300

@@ -21,8 +21,8 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import CUTOFF, CUTOFF_RADIUS
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize import api, layout, limits, numpy_renderer, tiles
 
 
