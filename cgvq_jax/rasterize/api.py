@@ -8,7 +8,6 @@ program is lowered for: the Pallas kernels on an NVIDIA GPU, plain XLA anywhere 
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -37,11 +36,12 @@ from cgvq_jax.rasterize.limits import validate
 from cgvq_jax.rasterize.tiles import (
   TILE,
   Bins,
+  Capacity,
   TileShape,
   bin_gaussians,
+  grow_until_it_fits,
   initial_capacity,
   own_share,
-  round_capacity,
 )
 
 REFERENCE = 'reference'
@@ -234,14 +234,17 @@ def rasterize(
     return rasterize_within(gaussians, capacity=capacity, **size)
   mesh = devices.mesh()
   count, rows = -(-gaussians.num_gaussians // mesh.size), -(-height // mesh.size)
-  capacity = initial_capacity(count, rows, width, size['shape'])
   everywhere = jax.device_put(gaussians, NamedSharding(mesh, P()))
-  while capacity <= MAX_CAPACITY:
-    image, needed = _shared_program()(everywhere, capacity=capacity, **size)
-    if int(needed) <= capacity:
-      return image.addressable_data(0)
-    capacity = round_capacity(math.ceil(1.1 * int(needed)))
-  return rasterize_within(gaussians, capacity=1, **size | {'implementation': ALL_PAIRS})
+
+  def attempt(capacity: Capacity):
+    if capacity.pairs > MAX_CAPACITY:
+      without_lists = size | {'implementation': ALL_PAIRS}
+      return rasterize_within(gaussians, capacity=1, **without_lists), Capacity(0)
+    image, needed = _shared_program()(everywhere, capacity=capacity.pairs, **size)
+    return image.addressable_data(0), Capacity(int(needed))
+
+  first = Capacity(initial_capacity(count, rows, width, size['shape']))
+  return grow_until_it_fits(first, attempt)[0]
 
 
 _STATIC = ('height', 'width', 'capacity', 'implementation', 'shape')
