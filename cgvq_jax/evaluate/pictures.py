@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from cgvq_jax import metrics
 from cgvq_jax.evaluate import report
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 
 _MAX_ELLIPSES = 3000
 _ERROR_GAIN = 4

@@ -37,9 +37,9 @@ from cgvq_jax.fit.stages import (
 from cgvq_jax.io.images import to_bytes8
 from cgvq_jax.methods.base import MAX_GAUSSIANS, check_number
 from cgvq_jax.metrics import psnr
-from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import canonical
 from cgvq_jax.primitives.sensitivity import sensitivity
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.quantize.base import Params, Quantizer
 from cgvq_jax.quantize.clustered import CodebookSymbols, Stream
 from cgvq_jax.quantize.clusters import Clusters, cluster, join, layout, split

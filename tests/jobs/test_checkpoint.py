@@ -15,7 +15,7 @@ import pytest
 from cgvq_jax.fit import blocks, optimizers
 from cgvq_jax.jobs import checkpoint
 from cgvq_jax.methods import codebooks
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 
 SETTINGS = {'seed': 3, 'loss': 'l2'}
 
