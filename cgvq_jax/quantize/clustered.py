@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from cgvq_jax.extensions import Registry
 from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.quantize.base import Dequantizer
 from cgvq_jax.quantize.dequantizers import GRID, HALF, RESIDUAL
@@ -43,25 +44,17 @@ class CodebookSymbols(NamedTuple):
 
 
 # What a file may name as its quantizers. Sizes of codebooks are in the file's tables.
-DEQUANTIZERS: dict[str, Dequantizer] = {
-  'fp16': HALF,
-  'lattice': GRID,
-  'uniform': GRID,
-  'residual': RESIDUAL,
-}
+DEQUANTIZERS: Registry[Dequantizer] = Registry(
+  'quantizer', {'fp16': HALF, 'lattice': GRID, 'uniform': GRID, 'residual': RESIDUAL}
+)
 
 
 def register(name: str, dequantizer: Dequantizer) -> None:
-  """Lets files name a quantizer of your own.
-
-  Raises:
-    ValueError: the name belongs to another dequantizer.
-  """
-  if DEQUANTIZERS.setdefault(name, dequantizer) is not dequantizer:
-    raise ValueError(f'name: wanted one that is not in use, got {name!r}')
+  """Lets files name a quantizer of your own. Raises ValueError where the name is another's."""
+  DEQUANTIZERS.register(name, dequantizer)
 
 
-def columns(channels: int) -> dict[str, int]:
+def columns_of(channels: int) -> dict[str, int]:
   """Numbers of each attribute's rows: x, y; rotation and two log scales; the channels."""
   return dict(zip(ATTRIBUTES, (2, 3, channels), strict=True))
 
@@ -81,7 +74,7 @@ def dequantize(
   with np.errstate(over='ignore', invalid='ignore'):
     position, rotation_scale, color = (
       _rows(attribute, symbols, count, dequantizers)
-      for attribute, count in columns(symbols.channels).items()
+      for attribute, count in columns_of(symbols.channels).items()
     )
     return Gaussians(
       mean_xy=(position + 1) * np.array([symbols.width, symbols.height], np.float32) / 2,

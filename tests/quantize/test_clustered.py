@@ -73,8 +73,7 @@ DOUBLING = Dequantizer(
 
 
 @pytest.fixture
-def own_dequantizers(monkeypatch):
-  monkeypatch.setattr(clustered, 'DEQUANTIZERS', clustered.DEQUANTIZERS)
+def own_dequantizers():
   before = dict(clustered.DEQUANTIZERS)
   yield
   clustered.DEQUANTIZERS.clear()
@@ -95,7 +94,7 @@ def test_a_registered_quantizer_is_found_by_its_name_in_a_file(own_dequantizers)
   np.testing.assert_array_equal(gaussians.color[:, 0], [3, 6, 80])
   np.testing.assert_array_equal(labels, [0, 0, 2])
   clustered.register('doubling', DOUBLING)  # again
-  with pytest.raises(ValueError, match="name: wanted one that is not in use, got 'uniform'"):
+  with pytest.raises(ValueError, match='quantizer .uniform.: wanted a new name'):
     clustered.register('uniform', DOUBLING)
 
 

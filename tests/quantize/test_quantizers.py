@@ -28,6 +28,11 @@ def clustered_rows(padding):
   return jnp.asarray(np.where(MASK[..., None], rows, padding), jnp.float32)
 
 
+def restore(quantizer, tables, alphabets=None):
+  """The params of all clusters that a decoder gets."""
+  return quantizer.dequantizer.restore(tables, alphabets or quantizer.alphabets)
+
+
 def learner(quantizer):
   """(params, rows, weights) -> gradients of a loss of the weighted values, and what came out."""
 
@@ -96,7 +101,7 @@ def test_padding_changes_nothing(rows, first, name):
 
 @every
 def test_params_get_no_gradient_from_padding(rows, first, name):
-  # Whatever a caller does with padded rows of the value, the gradient of the params comes from the members alone.
+  # Whatever a caller does with padded rows of the value: the params learn from the members alone.
   gradient, _ = LEARN[name](first[name], rows, 1 - MEMBERS)
   for leaf in jax.tree.leaves(gradient[0]):
     np.testing.assert_array_equal(leaf, 0)
@@ -107,16 +112,16 @@ def test_tables_that_do_not_fit_are_refused(first, name):
   quantizer = QUANTIZERS[name]
   tables = quantizer.tabulate(first[name])
   with pytest.raises(ValueError, match='wanted tables'):
-    quantizer.dequantizer.restore(tables | {'stranger': np.zeros(5, np.uint8)}, quantizer.alphabets)
+    restore(quantizer, tables | {'stranger': np.zeros(5, np.uint8)})
   with pytest.raises(ValueError, match='wanted'):
-    quantizer.dequantizer.restore(tables, (*quantizer.alphabets, 3))
+    restore(quantizer, tables, (*quantizer.alphabets, 3))
   for key, table in tables.items():
     others = {n: t for n, t in tables.items() if n != key}
     with pytest.raises(ValueError, match='wanted tables'):
-      quantizer.dequantizer.restore(others, quantizer.alphabets)
+      restore(quantizer, others)
     for wrong in (table.astype(np.uint32), table[:, :-1], table[..., None]):
       with pytest.raises(ValueError, match=r'table .*: wanted'):
-        quantizer.dequantizer.restore(others | {key: wrong}, quantizer.alphabets)
+        restore(quantizer, others | {key: wrong})
 
 
 @every
@@ -126,7 +131,7 @@ def test_restored_params_dequantize_to_the_value(rows, first, name):
   for table in tables.values():
     assert isinstance(table, np.ndarray) and table.dtype in (np.uint8, np.uint16)
     assert table.shape[0] == 5
-  restored = quantizer.dequantizer.restore(tables, quantizer.alphabets)
+  restored = restore(quantizer, tables)
   _, out = LEARN[name](restored, rows, MEMBERS)
   for cluster in range(5):
     params = type(restored)(*(leaf[cluster] for leaf in restored))
@@ -140,7 +145,7 @@ def test_restored_params_dequantize_to_the_value(rows, first, name):
     np.testing.assert_array_equal(again[key], table)
   jax.tree.map(
     np.testing.assert_array_equal,
-    quantizer.dequantizer.restore(again, quantizer.alphabets),
+    restore(quantizer, again),
     restored,
   )
   # And rounding them at all costs little.
@@ -156,9 +161,8 @@ def test_traces_once(rows, first, name):
   state = first[name]
   for _ in range(2):
     state = learn(state, rows, MEMBERS)[1].params
-  learn(
-    quantizer.dequantizer.restore(quantizer.tabulate(state), quantizer.alphabets), rows, MEMBERS
-  )
+  restored = restore(quantizer, quantizer.tabulate(state))
+  learn(jax.tree.map(jnp.asarray, restored), rows, MEMBERS)
   assert learn._cache_size() == 1
 
 
@@ -309,8 +313,10 @@ def test_tables_hold_any_grid():
   quantizer = uniform.uniform()
   steps = np.float32([1e-30, 1e9, -1.0, 0.1, 0.0])[:, None]
   offsets = np.float32([1e9, -1e9, 1e-30, -4.2, 0.0])[:, None]
-  restored = quantizer.dequantizer.restore(
-    quantizer.tabulate(Grid(jnp.asarray(steps), jnp.asarray(offsets))), quantizer.alphabets[:1]
+  restored = restore(
+    quantizer,
+    quantizer.tabulate(Grid(jnp.asarray(steps), jnp.asarray(offsets))),
+    quantizer.alphabets[:1],
   )
   assert_finite(restored)
   tiny = 2.0**-14
@@ -444,7 +450,7 @@ def test_entries_in_7_bits_cost_little_on_real_colours(colours):
   tables = quantizer.tabulate(params)
   assert tables['entries'].max() == 127
   assert tables['entries'][:, 1].max() < 100  # the second stage codes a smaller residual
-  restored = quantizer.dequantizer.restore(tables, quantizer.alphabets)
+  restored = restore(quantizer, tables)
   assert step(restored)[1] < error + (2 / 255) ** 2 / 12
 
 
@@ -463,14 +469,12 @@ def test_unused_entries_do_not_widen_the_tables():
   quantizer = vector.residual(stages=1, entries=3, num_columns=1)
   tables = quantizer.tabulate(jax.tree.map(lambda leaf: leaf[None], books))
   np.testing.assert_array_equal(tables['entries'], [[[[0], [127], [127]]]])
-  restored = quantizer.dequantizer.restore(tables, quantizer.alphabets).entries[0, 0, :, 0]
+  restored = restore(quantizer, tables).entries[0, 0, :, 0]
   np.testing.assert_allclose(restored, [0.25, 0.75, 0.75], rtol=1e-3)
   # The count that one member leaves in one step is enough to be kept.
   books = codebook([0.25, 500.0, 0.75], [3.0, 0.2, 2.0])
   tables = quantizer.tabulate(jax.tree.map(lambda leaf: leaf[None], books))
-  np.testing.assert_allclose(
-    quantizer.dequantizer.restore(tables, quantizer.alphabets).entries[0, 0, 2, 0], 500, rtol=1e-3
-  )
+  np.testing.assert_allclose(restore(quantizer, tables).entries[0, 0, 2, 0], 500, rtol=1e-3)
 
 
 def test_entries_are_stored_sorted_and_once():
@@ -489,7 +493,7 @@ def test_tables_hold_any_codebook():
   for entries in ([1e9, -1e9], [0.0, 1e-30], [0.7, 0.7]):
     books = jax.tree.map(lambda leaf: leaf[None], codebook(entries, [1.0, 1.0]))
     tables = quantizer.tabulate(books)
-    restored = quantizer.dequantizer.restore(tables, quantizer.alphabets)
+    restored = restore(quantizer, tables)
     assert_finite(restored)
     for key, table in quantizer.tabulate(restored).items():
       np.testing.assert_array_equal(table, tables[key])

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cgvq_jax import codec
 from cgvq_jax.bitstream import container, ordering
+from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.io import datasets, images
 from cgvq_jax.methods.registry import METHODS
 from cgvq_jax.quantize import adaptive, boxes
@@ -240,15 +242,11 @@ def piece(channels: int = 3) -> np.ndarray:
 
 
 def encoded(method: str, order: str, channels: int = 3) -> bytes:
-  return codec.encode(
-    piece(channels),
-    METHODS[method](channels),
-    num_gaussians=150,
-    num_clusters=4 if method in ('cgvq', 'cgvq_fp16') else 1,
-    fit_steps=100,
-    finetune_steps=50,
-    order=order,
-  )
+  options: dict[str, Any] = {'num_gaussians': 150}
+  if method != 'cgvq_rd':
+    options |= {'num_clusters': 4 if method.startswith('cgvq') else 1, 'order': order}
+  settings = FitSettings(steps=100, finetune_steps=50)
+  return codec.encode(piece(channels), METHODS[method](channels, **options), settings)
 
 
 PHOTOGRAPHS = {
