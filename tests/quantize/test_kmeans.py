@@ -88,7 +88,7 @@ def test_empty_clusters_go_to_the_farthest_points():
   start = jnp.array([[5.0], [500.0], [600.0]])
   centers = kmeans.lloyd(points, jnp.ones(6), start, 20)
   np.testing.assert_allclose(np.sort(centers[:, 0]), [0.5, 10.5, 50.5])
-  # A point of weight 0 is not worth a center.
+  # A point of weight 0 attracts no center.
   centers = kmeans.lloyd(points, jnp.array([1.0, 0, 1, 0, 0, 0]), start, 20)
   assert set(centers[:, 0].tolist()) == {0.0, 10.0}
 
