@@ -2,68 +2,27 @@
 
 from __future__ import annotations
 
-import format_decoder
 import jax.numpy as jnp
-import make_golden
 import numpy as np
 import pytest
+from adaptive_symbols import HEIGHT, STEP_INDEX, WIDTH, random_symbols
 
-from cgvq_jax.bitstream import container
 from cgvq_jax.primitives.trees import Gaussians
-from cgvq_jax.quantize import adaptive, boxes
+from cgvq_jax.quantize import adaptive
 from cgvq_jax.rasterize.api import rasterize
 
-HEIGHT, WIDTH = 64, 96
-STEP_INDEX = 48
 
-
-def random_symbols(count=400, channels=3, seed=0, height=HEIGHT, width=WIDTH):
-  """Integers of any kind that the format allows, and the means that they stand for."""
-  rng = np.random.default_rng(seed)
-  energy_class = rng.integers(0, adaptive.NUM_ENERGY_CLASSES, count)
-  scale = np.exp(rng.normal([1.2, 0.0], 0.9, (count, 2)))
-  octaves = adaptive.OCTAVE * np.log2(np.sort(scale)[:, ::-1])
-  log_scale = np.rint(octaves / adaptive.log_scale_steps()[energy_class][:, None]).astype(np.int64)
-  mean = rng.uniform([-9, -3], [width + 2, height + 5], (count, 2))
-  low, size = boxes.boxes_of(mean, height, width)
-  scale = adaptive.scales(log_scale, energy_class)
-  rotations = adaptive.num_rotations(scale, energy_class)
-  rotation = rng.integers(0, rotations)
-  spread, shear = adaptive.spreads(scale, rotation, rotations)
-  cells = adaptive.num_cells(size, spread, energy_class)
-  color = np.rint(2.0 ** (energy_class / 2)[:, None] * rng.normal(0, 0.6, (count, channels)))
-  symbols = adaptive.AdaptiveSymbols(
-    height=height,
-    width=width,
-    channels=channels,
-    method='cgvq_rd',
-    step_index=STEP_INDEX,
-    axes=adaptive.color_axes(color),
-    energy_class=energy_class,
-    log_scale=log_scale,
-    rotation=rotation,
-    low=low,
-    size=size,
-    cell=adaptive.nearest_cell(mean, low, size, cells, spread, shear),
-    color=color.astype(np.int64),
+def test_decoded_numbers_are_those_of_the_integers():
+  symbols, _ = random_symbols()
+  once = adaptive.dequantize(symbols)
+  scale = np.exp(np.asarray(once.log_scale, np.float64))
+  octaves = (
+    np.log2(scale) * adaptive.OCTAVE / adaptive.log_scale_steps()[symbols.energy_class][:, None]
   )
-  return symbols, mean
-
-
-def in_order(symbols, order):
-  per_gaussian = ('energy_class', 'log_scale', 'rotation', 'low', 'size', 'cell', 'color')
-  return symbols._replace(**{name: getattr(symbols, name)[order] for name in per_gaussian})
-
-
-def sorted_rows(symbols):
-  columns = [
-    np.asarray(symbols.energy_class)[:, None],
-    symbols.log_scale,
-    symbols.rotation[:, None],
-  ]
-  columns += [symbols.low, symbols.size, symbols.cell, symbols.color]
-  rows = np.concatenate(columns, axis=1)
-  return rows[np.lexsort(rows.T)]
+  np.testing.assert_allclose(octaves, symbols.log_scale, atol=0.02)
+  energy = np.sum(np.asarray(once.color) ** 2, axis=1) * np.pi * np.prod(scale, axis=1)
+  stored = np.sum((adaptive.quantization_step(STEP_INDEX) * symbols.color) ** 2, axis=1)
+  np.testing.assert_allclose(energy, stored, rtol=1e-4)
 
 
 # --- steps ---
@@ -148,119 +107,3 @@ def test_color_axes_are_principal_and_come_back_orthonormal(channels):
   off = moments - np.diag(np.diag(moments))
   assert np.abs(off).max() < 0.02 * np.diag(moments).max()
   assert np.all(np.diff(np.diag(moments)) < 0)
-
-
-# --- the boxes of means ---
-
-
-@pytest.mark.parametrize('beyond', [-1.0, 0.0, 4.9995, 5.0, 5.03, 8191.9, 1e5])
-def test_boxes_of_means_near_and_far_are_those_of_the_file(beyond):
-  """Two means that are next to each other have boxes that do not reach the outermost edge."""
-  symbols, _ = random_symbols(3)
-  mean = np.array([[WIDTH + beyond, 3.0], [WIDTH + beyond - 0.07, 3.0], [-beyond, 9.0]])
-  low, size = boxes.boxes_of(mean, HEIGHT, WIDTH)
-  inside = np.clip(mean, -boxes.MAX_OVERHANG, [WIDTH + 8192, HEIGHT + 8192]) * boxes.UNIT
-  assert np.all((low <= inside) & (inside <= low + size))
-  placed = symbols._replace(low=low, size=size, cell=np.zeros((3, 2), np.int64))
-  got = container.read(container.write(placed))
-  np.testing.assert_array_equal(sorted_rows(got), sorted_rows(placed))
-
-
-# --- the stream and the file ---
-
-
-@pytest.mark.parametrize('channels', [1, 3, 4])
-@pytest.mark.parametrize('count', [1, 2, 400])
-def test_every_integer_comes_back(count, channels):
-  symbols, _ = random_symbols(count, channels)
-  data = container.write(symbols)
-  got = container.read(data)
-  assert got[:5] == symbols[:5]
-  np.testing.assert_array_equal(got.axes, symbols.axes)
-  np.testing.assert_array_equal(sorted_rows(got), sorted_rows(symbols))
-  assert container.write(got) == data
-  assert container.write(in_order(symbols, np.arange(count)[::-1])) == data
-  about = container.describe(data)
-  assert about['num_gaussians'] == count and about['version'] == 2
-  assert (about['num_clusters'], about['counts'], about['order']) == (0, [], 'sorted')
-  assert about['energy_classes'] == np.bincount(symbols.energy_class).tolist()
-  assert sum(about['sections'].values()) == len(data)
-
-
-def test_decoded_numbers_are_those_of_the_integers():
-  symbols, _ = random_symbols()
-  once = adaptive.dequantize(symbols)
-  scale = np.exp(np.asarray(once.log_scale, np.float64))
-  octaves = (
-    np.log2(scale) * adaptive.OCTAVE / adaptive.log_scale_steps()[symbols.energy_class][:, None]
-  )
-  np.testing.assert_allclose(octaves, symbols.log_scale, atol=0.02)
-  energy = np.sum(np.asarray(once.color) ** 2, axis=1) * np.pi * np.prod(scale, axis=1)
-  stored = np.sum((adaptive.quantization_step(STEP_INDEX) * symbols.color) ** 2, axis=1)
-  np.testing.assert_allclose(energy, stored, rtol=1e-4)
-
-
-def test_what_does_not_fit_is_named():
-  symbols, _ = random_symbols()
-  with pytest.raises(container.ContainerError, match=r'energy_class: wanted 0\.\.31'):
-    container.write(symbols._replace(energy_class=symbols.energy_class + 1))
-  with pytest.raises(container.ContainerError, match='rotation: wanted values'):
-    container.write(symbols._replace(rotation=symbols.rotation + 5000))
-  with pytest.raises(container.ContainerError, match='boxes: wanted those'):
-    container.write(symbols._replace(low=symbols.low + 1))
-  with pytest.raises(container.ContainerError, match=r'step_index: wanted 0\.\.1023'):
-    container.write(symbols._replace(step_index=1024))
-  with pytest.raises(ValueError, match='cell: wanted 0'):
-    adaptive.dequantize(symbols._replace(cell=symbols.cell + 9999))
-  with pytest.raises(ValueError, match='color axes'):
-    adaptive.dequantize(symbols._replace(axes=np.ones((3, 3), np.int8)))
-
-
-def test_damage_is_noticed():
-  data = container.write(random_symbols(60)[0])
-  for place in range(len(data)):
-    with pytest.raises(container.ContainerError):
-      container.read(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-
-
-# --- golden files ---
-
-
-def golden(name: str) -> bytes:
-  return (make_golden.FOLDER / f'{name}.cgvq').read_bytes()
-
-
-@pytest.mark.parametrize('name', make_golden.ADAPTIVE)
-def test_golden_files_are_written_and_read_as_ever(name):
-  symbols = make_golden.ADAPTIVE[name]()
-  assert container.write(symbols) == golden(name)
-  read = container.read(golden(name))
-  np.testing.assert_array_equal(sorted_rows(read), sorted_rows(symbols))
-  assert read[:5] == symbols[:5]
-  np.testing.assert_array_equal(read.axes, symbols.axes)
-
-
-PHOTOGRAPHS = [name for name in make_golden.PHOTOGRAPHS if name.startswith('v2')]
-
-
-@pytest.mark.parametrize('name', [*make_golden.ADAPTIVE, *PHOTOGRAPHS])
-def test_a_decoder_written_from_the_document_reads_golden_files(name):
-  want, image = container.read(golden(name)), format_decoder.decode_file(golden(name))
-  assert (
-    tuple(image[key] for key in ('height', 'width', 'channels', 'method', 'step_index'))
-    == (want[:5])
-  )
-  assert image['axes'] == want.axes.ravel().tolist()
-  for key in ('energy_class', 'rotation', 'cell'):
-    np.testing.assert_array_equal(image[key], getattr(want, key))
-  for key in ('log_scale', 'color'):
-    np.testing.assert_array_equal(np.transpose(image[key]), getattr(want, key))
-  low, size = (np.array(part) for part in zip(*image['boxes'], strict=True))
-  np.testing.assert_array_equal(low, want.low)
-  np.testing.assert_array_equal(size, want.size)
-  mean, rotation, scale, color = image['gaussians']
-  ours = adaptive.dequantize(want)
-  np.testing.assert_allclose(ours.mean_xy, mean, rtol=1e-6, atol=1e-5)
-  np.testing.assert_allclose(ours.rotation, rotation, rtol=1e-6, atol=1e-6)
-  np.testing.assert_allclose(np.exp(ours.log_scale), scale, rtol=1e-5)
-  np.testing.assert_allclose(ours.color, color, rtol=1e-5, atol=1e-6)

@@ -130,6 +130,26 @@ def mutated_files(count: int, seed: int = 0) -> Iterator[bytes]:
       yield with_crc(front + data[170:-4])
 
 
+def assert_valid(symbols: CodebookSymbols | AdaptiveSymbols):
+  {1: assert_valid_codebooks, 2: assert_valid_adaptive}[symbols.version](symbols)
+
+
+def assert_valid_adaptive(symbols: AdaptiveSymbols):
+  count = len(symbols.energy_class)
+  assert count >= 1 and np.all(symbols.size >= 1) and np.all(symbols.cell >= 0)
+  assert all(len(getattr(symbols, name)) == count for name in ('low', 'cell', 'color'))
+
+
+def assert_valid_codebooks(symbols: CodebookSymbols):
+  total = symbols.counts.sum()
+  assert 1 <= len(symbols.counts) <= total
+  for attribute in ATTRIBUTES:
+    stream = getattr(symbols, attribute)
+    assert stream.symbols.shape == (total, len(stream.alphabets))
+    assert np.all((stream.symbols >= 0) & (stream.symbols < stream.alphabets))
+    assert all(table.shape[0] == len(symbols.counts) for table in stream.tables.values())
+
+
 def check(data: bytes, sizes: set[tuple[int, ...]]) -> tuple[str, float]:
   """What becomes of a file, 'refused', 'decoded' or 'rendered', and the seconds of decoding it.
 

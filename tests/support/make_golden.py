@@ -217,6 +217,10 @@ CASES = {
 }
 
 
+def golden(name: str) -> bytes:
+  return (FOLDER / f'{name}.cgvq').read_bytes()
+
+
 def written(name: str) -> bytes:
   symbols, order = CASES[name]
   return container.write(symbols()._replace(order=order))
