@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 
 
@@ -17,7 +16,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     OSError: the folder does not exist, or the file cannot be written.
   """
   path = Path(path)
-  temporary = path.parent / f'.{secrets.token_hex(8)}.tmp'
+  temporary = path.parent / f'.{os.urandom(8).hex()}.tmp'
   try:
     with temporary.open('xb') as file:
       file.write(data)
