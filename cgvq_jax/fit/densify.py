@@ -23,7 +23,6 @@ from jaxtyping import Array, Bool, Float
 from cgvq_jax import devices
 from cgvq_jax.extensions import Registry
 from cgvq_jax.fit.stages import BLOCK_STEPS, FitState
-from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import CUTOFF_RADIUS, covariance
 from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize.api import rasterize

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from cgvq_jax.extensions import Registry
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 
 
 def gradient_magnitude(image: Float[Array, 'H W C']) -> Float[Array, 'H W']:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from cgvq_jax.extensions import Registry
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 
 # Below this, what a Gaussian's rotation does is too little to measure its steps by.
 _ROUND = 0.3

@@ -15,7 +15,7 @@ from cgvq_jax import devices
 from cgvq_jax.fit import blocks, driver, initialize, losses, optimizers, stages
 from cgvq_jax.fit.api import fit_image
 from cgvq_jax.fit.settings import FitSettings
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize import api, tiles
 
 STEPS, NUM_GAUSSIANS = 3 * stages.BLOCK_STEPS, 300
@@ -221,7 +221,7 @@ def test_between_blocks_the_state_may_change(start, target):
 # --- overflow ---
 
 
-grown = blocks.Capacity.grown
+grown = tiles.Capacity.grown
 
 
 def test_overflow_runs_the_block_again_with_more_capacity(adam_run, start, target, monkeypatch):
@@ -238,8 +238,8 @@ def test_overflow_runs_the_block_again_with_more_capacity(adam_run, start, targe
     asked.append((num_pairs, round_capacity(num_pairs)))
     return asked[-1][1]
 
-  round_capacity = blocks.round_capacity
-  monkeypatch.setattr(blocks, 'round_capacity', spy)
+  round_capacity = tiles.round_capacity
+  monkeypatch.setattr(tiles, 'round_capacity', spy)
   monkeypatch.setattr(blocks, 'initial_capacity', lambda *sizes: capacity)
   state, seen = run(start, target, stages.BLOCK_STEPS)
   assert asked and all(capacity < wanted <= got for wanted, got in asked)
@@ -259,7 +259,7 @@ def test_a_tile_with_more_chunks_runs_the_block_again(adam_run, start, target, m
   monkeypatch.setattr(blocks, 'BLOCK', 1)
   monkeypatch.setattr(blocks, 'initial_capacity', lambda *sizes: 8192)  # more than enough
   monkeypatch.setattr(
-    blocks.Capacity,
+    tiles.Capacity,
     'grown',
     lambda capacity, needed: asked.append(needed) or grown(capacity, needed),
   )
@@ -314,7 +314,7 @@ def test_blocks_of_a_batch_of_images_are_those_of_each(start, target):
   batch = jax.jit(jax.vmap(block, in_axes=(0, None, 0)))(states, None, targets)
   for i in range(2):
     alone = jax.jit(block)(state, None, targets[i])
-    assert alone.psnr > 5 and capacity.holds(blocks.Capacity(*map(int, alone.needed)))
+    assert alone.psnr > 5 and capacity.holds(tiles.Capacity(*map(int, alone.needed)))
     # Adam takes whole steps where a gradient is rounding alone, as by the rotation of a disc.
     assert batch.psnr[i] == pytest.approx(float(alone.psnr), abs=0.1)
     np.testing.assert_allclose(batch.loss[i], alone.loss, rtol=1e-5)
