@@ -1,4 +1,4 @@
-"""The benchmark times what it says it does, and its scenes are what they are called."""
+"""The scenes of the benchmark, its command, the profile of a step, and the times of decoding."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ import numpy as np
 import pytest
 import raster_scenes as small_scenes
 
+from cgvq_jax import codec
 from cgvq_jax.benchmark import __main__ as benchmark
-from cgvq_jax.benchmark import profiling, scenes
+from cgvq_jax.benchmark import decoding, profiling, scenes
 from cgvq_jax.bitstream import container
+from cgvq_jax.fit import blocks
 
 TINY = {'tiny': lambda: scenes.random(60, 40, 56)}
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-  monkeypatch.setattr(profiling, 'SCENES', TINY)
 
 
 # --- scenes ---
@@ -35,16 +32,39 @@ def test_the_random_scene_is_the_one_described():
   assert mean.min() >= 0 and mean[:, 0].max() > 75 and 45 < mean[:, 1].max() <= 50
 
 
-def test_a_fitted_scene_is_made_once(tmp_path, monkeypatch):
+def photograph(name):
+  assert name == 'cup'
+  return small_scenes.photograph(48, 48)
+
+
+def test_a_fitted_scene_is_fitted_once(tmp_path, monkeypatch):
   monkeypatch.setenv('CGVQ_CACHE', str(tmp_path))
-  monkeypatch.setattr(scenes, 'FIT_STEPS', 2)
-  monkeypatch.setattr(scenes, '_photograph', lambda name: small_scenes.photograph(48, 48))
-  first = scenes.fitted('cup', 60)
-  assert [file.name for file in tmp_path.iterdir()] == ['cup-60-2.npz']
-  monkeypatch.setattr(scenes.fit, 'fit', lambda *_, **__: pytest.fail('fitted again'))
-  again = scenes.fitted('cup', 60)
+  first = scenes.fitted('cup', 60, steps=2, load=photograph)
+  assert first.gaussians.num_gaussians == 60
+  (file,) = tmp_path.iterdir()
+  # If the second call fitted again, it would not return what the file was changed to.
+  with np.load(file) as arrays:
+    changed = {name: array + 1 for name, array in arrays.items()}
+  np.savez(file, **changed)
+  again = scenes.fitted('cup', 60, steps=2, load=photograph)
   assert again[1:] == first[1:] == (48, 48)
-  jax.tree.map(np.testing.assert_array_equal, again.gaussians, first.gaussians)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_array_equal(a, b + 1), again.gaussians, first.gaussians
+  )
+  # Another number of steps or of Gaussians is another scene.
+  for count, steps in ((60, 3), (50, 2)):
+    other = scenes.fitted('cup', count, steps=steps, load=photograph)
+    assert np.max(np.asarray(other.gaussians.rotation)) < np.max(changed['rotation']) - 0.5
+
+
+@pytest.mark.slow
+def test_a_fitted_scene_is_the_default_fit(tmp_path, monkeypatch):
+  monkeypatch.setenv('CGVQ_CACHE', str(tmp_path))
+  steps = 6 * blocks.BLOCK_STEPS
+  scene = scenes.fitted('cup', 60, steps=steps, load=photograph)
+  target = jnp.asarray(photograph('cup'))
+  want = codec.fit_image(jax.random.key(0), target, 60, steps=steps)
+  jax.tree.map(np.testing.assert_array_equal, scene.gaussians, want)
 
 
 # --- the command ---
@@ -84,22 +104,21 @@ ENTRY %main (a: f32[2]) -> f32[2] {
 @pytest.mark.parametrize(
   'stages', [['cgvq'], pytest.param(['fit', 'cgvq'], marks=pytest.mark.slow)]
 )
-@pytest.mark.usefixtures('tiny')
-def test_a_profile_tells_the_parts_of_a_step(stages, capsys):
-  rows = profiling.profile('tiny', stages)
+def test_a_profile_has_all_parts_of_a_step(stages, capsys):
+  rows = profiling.profile('tiny', stages, TINY)
   for stage in stages:
-    told = {row['part']: row for row in rows if row['stage'] == stage}
-    assert {'binning', 'sort', 'weights', 'colors', 'gradients', 'moments', 'update'} <= told.keys()
-    assert ('quantize' in told) == (stage == 'cgvq')
-    assert sum(row['share'] for row in told.values()) == pytest.approx(1)
-    assert all(row['step_ms'] > 0 for row in told.values())
+    part = {row['part']: row for row in rows if row['stage'] == stage}
+    assert {'binning', 'sort', 'weights', 'colors', 'gradients', 'moments', 'update'} <= part.keys()
+    assert ('quantize' in part) == (stage == 'cgvq')
+    assert sum(row['share'] for row in part.values()) == pytest.approx(1)
+    assert all(row['step_ms'] > 0 for row in part.values())
   assert '| tiny | cgvq | quantize |' in capsys.readouterr().out
 
 
 # --- decoding ---
 
 
-def test_decoding_is_told_in_its_parts_file_after_file(tmp_path, monkeypatch, capsys):
+def test_the_parts_of_decoding_are_timed_with_the_files_alternating(tmp_path, monkeypatch, capsys):
   clock, calls = [0.0], []
 
   def taking(name, seconds, result):
@@ -115,20 +134,19 @@ def test_decoding_is_told_in_its_parts_file_after_file(tmp_path, monkeypatch, ca
     mean_xy=jnp.array([[16.0, 8.0]]),
     log_scale=jnp.zeros((1, 2)),
   )
-  decoded = benchmark.codec.Decoded(one, 40, 56, np.zeros(1, np.int32))
-  monkeypatch.setattr(benchmark.time, 'perf_counter', lambda: clock[0])
-  monkeypatch.setattr(benchmark.container, 'read', taking('read', 1.0, None))
-  monkeypatch.setattr(benchmark.codec, 'decode', taking('decode', 3.0, decoded))
-  monkeypatch.setattr(benchmark.codec, 'render', taking('render', 10.0, None))
+  decoded = codec.Decoded(one, 40, 56, np.zeros(1, np.int32))
+  monkeypatch.setattr(container, 'read', taking('read', 1.0, None))
+  monkeypatch.setattr(codec, 'decode', taking('decode', 3.0, decoded))
+  monkeypatch.setattr(codec, 'render', taking('render', 10.0, None))
   files = [tmp_path / 'a.cgvq', tmp_path / 'b.cgvq']
   for file in files:
     container.write_file(file, file.name.encode())
-  rows = benchmark.decode(files, rounds=2)
+  rows = decoding.decode(files, rounds=2, clock=lambda: clock[0])
 
   read = [argument for name, argument in calls if name == 'read']
   assert read == [b'a.cgvq', b'b.cgvq'] * 3  # once to compile, then twice
-  told = {'read_ms': 1e3, 'look_up_ms': 2e3, 'render_ms': 1e4, 'decode_ms': 1.3e4, 'bytes': 6}
+  same = {'read_ms': 1e3, 'look_up_ms': 2e3, 'render_ms': 1e4, 'decode_ms': 1.3e4, 'bytes': 6}
   # A disc of radius 3.3 px on the border of two tiles, clear of the next row.
-  assert rows == [{'file': str(file), 'tile_pairs': 2, **told} for file in files]
+  assert rows == [{'file': str(file), 'tile_pairs': 2, **same} for file in files]
   out = capsys.readouterr().out
   assert all(f'{file} | 6 | 1000.0 | 2000.0 | 10000.0 | 13000.0 | 2 |' in out for file in files)
