@@ -235,8 +235,8 @@ def test_every_stage_compiles(names, device):
   assert done.returncode == 0, done.stderr[-2000:]
   lines = [line.split() for line in done.stdout.splitlines()]
   assert [line[0] for line in lines] == names
-  for _, size, unordered_sums in lines:
-    assert int(size) > 10_000 and (device == 'TPU' or unordered_sums == '0')
+  for _, size, unordered_scatters in lines:
+    assert int(size) > 10_000 and (device == 'TPU' or unordered_scatters == '0')
 
 
 def test_a_missing_compiler_is_named(tmp_path):

@@ -162,6 +162,7 @@ def grown():
   return fitted()
 
 
+@pytest.mark.accelerated
 def test_growing_beats_all_at_once(grown):
   gaussians, told = grown
   assert gaussians.num_gaussians == COUNT
@@ -171,6 +172,7 @@ def test_growing_beats_all_at_once(grown):
   assert told[-1][1].psnr > at_once[-1][1].psnr + 0.3
 
 
+@pytest.mark.accelerated
 def test_a_stopped_fit_grows_on_to_the_same_bits(grown):
   gaussians, told = grown
   for stopped_after in (0, 3):
@@ -208,6 +210,7 @@ def test_few_gaussians(count):
 
 
 @pytest.mark.slow
+@pytest.mark.accelerated
 def test_a_batch_of_images_can_be_densified_at_once():
   residuals = jnp.stack([TARGET - 0.5, jnp.flip(TARGET, 1) - 0.3])
   state = state_of(densify.with_inactive(one(10, 10, 2, 2), 20))

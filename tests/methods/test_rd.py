@@ -52,6 +52,7 @@ def psnr_of(gaussians):
   return metrics.psnr(images.to_bytes8(IMAGE), images.to_bytes8(rendered))
 
 
+@pytest.mark.accelerated
 def test_refitting_makes_up_for_much_of_the_rounding(fitted, done):
   """Against the same numbers of the same Gaussians rounded all at once."""
   unpaid = METHOD._replace(weight=0.0)
@@ -93,6 +94,7 @@ def test_precision_is_quality(fitted, done):
 
 
 @pytest.mark.parametrize('stopped_after', [0, 9, 30])
+@pytest.mark.accelerated
 def test_a_stopped_rounding_goes_on_to_the_same_integers(fitted, done, stopped_after):
   symbols, blocks = done
   state = jax.tree.map(np.array, jax.device_get(blocks[stopped_after][0]))
@@ -157,6 +159,7 @@ def test_the_floor_keeps_what_is_above_it(fitted):
     assert 0.399 < float(jnp.exp(rd.with_floor(gaussians).log_scale).min()) < 0.42
 
 
+@pytest.mark.accelerated
 def test_a_row_of_another_colour_is_told():
   """A thin Gaussian on one row of pixels: its energy is more than its area says."""
   picture = np.full((32, 48, 3), 0.5, np.float32)
