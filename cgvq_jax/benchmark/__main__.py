@@ -23,7 +23,7 @@ fine-tuning with a method's quantizers. A part is a `jax.named_scope`; operation
 count as the part of the last of them.
 
 decode: bytes to integers (entropy decoding), to Gaussians (dequantization), to pixels, and the sum.
-The files alternate, round after round, so that a drift of the machine's speed affects all alike.
+The files alternate, round after round, so that a drift of the machine's speed affects all equally.
 
 bitstream: bytes of each file in each order of the Gaussians, and how much of log2 of the number of
 orders each order saves; then the cost of each column of rotation, scale and colour with its entropy

@@ -19,7 +19,7 @@ from cgvq_jax.rasterize.tiles import Capacity
 
 
 def _tile_pairs(gaussians: Gaussians, height: int, width: int) -> int:
-  """Entries of the tile lists: what a rendering costs, whatever it shows."""
+  """The number of (tile, Gaussian) pairs, which determines the cost of a rendering."""
 
   def attempt(capacity: Capacity):
     needed = int(tiles.assign(gaussians, height, width, capacity.pairs)[-1])

@@ -90,8 +90,8 @@ def cross_entropy(
 
 
 def miller_correction(occurrences: Int[np.ndarray, 'G A']) -> float:
-  """What the empirical entropy of few symbols lacks in the mean, bits: half a nat for every symbol
-  but one that occurs in a group."""
+  """The mean difference between the true and the empirical entropy of few symbols, bits: half a nat
+  for every symbol but one that occurs in a group."""
   kinds = np.count_nonzero(occurrences, axis=1)
   return float(np.sum(kinds - 1) / 2 / math.log(2))
 

@@ -86,7 +86,7 @@ def measure_floors(
 
 
 def _batch(scene: Scene, size: int) -> Gaussians:
-  """`size` copies of the scene, the i-th of them moved by i / size px."""
+  """`size` copies of the scene, the i-th shifted by i / size px along both axes."""
   shift = jnp.arange(size)[:, None, None] / size
   batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * size), scene.gaussians)
   return batch.replace(mean_xy=batch.mean_xy + shift)
@@ -241,7 +241,7 @@ def measure_all(
   steps: int = blocks.BLOCK_STEPS,
   clock: Clock = time.perf_counter,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-  """Prints a table of all candidates by all batches; returns its rows, and what has none and why.
+  """Prints a table of all candidates by all batches; returns its rows, and why others are missing.
 
   No row is begun later than `seconds` after the start; an error in one does not end the others.
   """
@@ -271,7 +271,7 @@ def summary(
   photograph: dict[str, Any],
   encoded: dict[str, Any],
 ) -> str:
-  """The lines after the table: the photograph, and what the tuning table should say."""
+  """The lines after the table: the times of the photograph, and the entry for the tuning table."""
   lines = [
     f'sample photograph, {photograph["num_gaussians"]} Gaussians, {photograph["steps"]} steps:'
     f' {photograph["seconds"]:.1f} s, {photograph["psnr"]:.2f} dB unquantized',

@@ -100,7 +100,7 @@ _SIZES = {
 }
 
 RANDOM: Scenes = {
-  'small': partial(random, 500, 96, 128),  # what the reference can do too
+  'small': partial(random, 500, 96, 128),  # small enough for the reference
   **{name: partial(random, *sizes) for name, sizes in _SIZES.items()},
   'largest': partial(random, 500_000, 8192, 8192),
 }

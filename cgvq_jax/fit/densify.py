@@ -190,7 +190,7 @@ def relocate(
 
 @lru_cache
 def _relocate_program():
-  # Made at the first call: the options depend on the backend.
+  # Not at import: the options depend on the backend.
   return jax.jit(relocate, static_argnames='most', compiler_options=devices.compiler_options())
 
 

@@ -147,8 +147,8 @@ def test_units_of_the_frame_change_the_picture_equally():
   costs = []
   for name, direction in (('mean_xy', (1.0, 0.0)), ('mean_xy', (0.0, 1.0)), ('rotation', 1.0)):
     cosine, sine = np.cos(0.7), np.sin(0.7)
-    turned = np.array([[cosine, -sine], [sine, cosine]])
-    unit = turned @ (np.array(direction) / [6.0, 1.5]) if name == 'mean_xy' else direction
+    matrix = np.array([[cosine, -sine], [sine, cosine]])
+    unit = matrix @ (np.array(direction) / [6.0, 1.5]) if name == 'mean_xy' else direction
     if name == 'rotation':  # a shear of one
       unit = np.hypot((4 - 0.25) / 2, 0.3)
     value = jnp.asarray(unit, jnp.float32).reshape(getattr(gaussians, name).shape)
