@@ -76,12 +76,14 @@ def assert_same_bits(a, b):
 # --- what it reaches ---
 
 
+@pytest.mark.accelerated
 def test_adam_reaches_the_photograph(adam_run, start, target):
   state, _ = adam_run
   assert psnr_of(start, target) < 25
   assert psnr_of(state.params, target) > 34
 
 
+@pytest.mark.accelerated
 def test_adan_reaches_the_photograph(start, target):
   optimizer = optimizers.adam(STEPS, preconditioner=optimizers.scale_by_adan)
   state, _ = run(start, target, optimizer=optimizer)
@@ -96,6 +98,7 @@ def test_other_losses_reach_the_photograph(name, start, target):
 
 
 @pytest.mark.slow
+@pytest.mark.accelerated
 def test_random_start_reaches_the_photograph(target):
   gaussians = initialize.random(jax.random.key(0), target, NUM_GAUSSIANS)
   assert psnr_of(run(gaussians, target)[0].params, target) > 28
@@ -181,11 +184,13 @@ def test_one_device_and_several_agree(adam_run, monkeypatch):
 # --- the same bits ---
 
 
+@pytest.mark.accelerated
 def test_same_start_same_bits(adam_run, start, target):
   assert_same_bits(run(start, target)[0], adam_run[0])
 
 
 @pytest.mark.parametrize('stopped_after', [0, 1])
+@pytest.mark.accelerated
 def test_a_stopped_run_goes_on_to_the_same_bits(adam_run, start, target, stopped_after):
   # Through the host and plain arrays, as a checkpoint takes it.
   whole, seen = adam_run
@@ -301,6 +306,7 @@ def test_a_fit_wants_a_rasterizer_that_works_from_lists(start, target, name, mon
     run(start, target, 1)
 
 
+@pytest.mark.accelerated
 def test_blocks_of_a_batch_of_images_are_those_of_each(start, target):
   optimizer = optimizers.adam(50)
   options = {'forward': stages.unquantized, 'loss': losses.l2, 'optimizer': optimizer, 'steps': 1}
