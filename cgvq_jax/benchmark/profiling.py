@@ -1,4 +1,4 @@
-"""Which part of a step takes which share of it, by JAX's profiler."""
+"""The share of a step that each of its parts takes, by JAX's profiler."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jaxtyping import Array, Float
 
 from cgvq_jax import devices
-from cgvq_jax.benchmark.scenes import SCENES, Scene
+from cgvq_jax.benchmark.scenes import SCENES, Scene, Scenes
 from cgvq_jax.fit import blocks, optimizers
-from cgvq_jax.methods import codebooks
-from cgvq_jax.methods.registry import CODEBOOK_METHODS
-from cgvq_jax.quantize.clusters import cluster
+from cgvq_jax.fit.settings import FitSettings
+from cgvq_jax.fit.stages import BLOCK_STEPS, Stage, initial_state, plain_stage
+from cgvq_jax.methods.registry import make
 
-# The innermost of these that an operation lies in is its part.
+# Names of `jax.named_scope`s. An operation belongs to the innermost of them that it lies in.
 _PARTS = (
   *('quantize', 'binning', 'sort', 'weights', 'colors', 'loss', 'gradients', 'moments', 'scatter'),
   *('exchange', 'update'),
 )
 _OPERATION = re.compile(r'^\s*(?:ROOT )?%([\w.-]+) = .*? ([\w-]+)\(.*?op_name="([^"]*)"')
-_CONTAINERS = ('while', 'call', 'conditional')  # whose time is that of what they contain
+_CONTAINERS = ('while', 'call', 'conditional')  # their time is that of the operations inside
 
 
 def parts_of(program_text: str) -> dict[str, str]:
-  """The part of each operation of a compiled program, by the operation's name."""
+  """From a compiled program as text, {name of an operation: the part it belongs to}."""
   parts = {}
   for line in program_text.splitlines():
     match = _OPERATION.match(line)
@@ -40,35 +39,30 @@ def parts_of(program_text: str) -> dict[str, str]:
   return parts
 
 
-def _stage(scene: Scene, target: Float[Array, 'H W C'], stage: str) -> tuple[Any, tuple[Any, ...]]:
-  """A program of `blocks.run` and its arguments: 'fit', or a method's name for its fine-tuning."""
-  gaussians, height, width = scene
+def _stage(scene: Scene, target: Float[Array, 'H W C'], name: str) -> Stage:
+  """Steps of the fit, for 'fit'; else the last stage of the method of this name."""
+  gaussians = scene.gaussians
+  if name != 'fit':
+    stages = make(name, gaussians.num_channels).stages(target, FitSettings())
+    return stages[-1](gaussians)
   optimizer = optimizers.adam(1000)
-  state, context, forward = blocks.initial_state(gaussians, (), optimizer), None, blocks.free
-  if stage != 'fit':
-    method = CODEBOOK_METHODS[stage](gaussians.num_channels)
-    labels = cluster(jax.random.key(0), gaussians, method.num_clusters)
-    context = codebooks.make_context(np.asarray(labels), method.num_clusters, height, width)
-    forward = codebooks.through(method)
-    optimizer = codebooks.adam(1000)
-    start = codebooks.initial_state(
-      jax.random.key(0), gaussians, context, target, method, optimizer
-    )
-    state = start.current
-  return blocks.lower_block(state, target, optimizer=optimizer, forward=forward, context=context)
+  start = initial_state(gaussians, (), optimizer)
+  return plain_stage(start, target, BLOCK_STEPS, optimizer=optimizer)
 
 
-def profile(scene_name: str, stages: Sequence[str]) -> list[dict[str, Any]]:
-  """Milliseconds a step of each part, means over a block of steps and the cores."""
-  scene = SCENES[scene_name]()
+def profile(
+  scene_name: str, stages: Sequence[str], scenes: Scenes = SCENES
+) -> list[dict[str, Any]]:
+  """Milliseconds a step of each part, means over a block of steps and the devices."""
+  scene = scenes[scene_name]()
   target = jax.random.uniform(jax.random.key(1), (scene.height, scene.width, 3))
   rows = []
   print('| scene | stage | part | ms a step | share |')
   print(5 * '|---' + '|')
   for stage in stages:
-    lowered, arguments = _stage(scene, target, stage)
+    lowered, arguments = blocks.lower_block(_stage(scene, target, stage))
     program = lowered.compile(compiler_options=devices.compiler_options())
-    parts = parts_of(program.as_text())
+    parts = parts_of(program.as_text() or '')
     jax.block_until_ready(program(*arguments))
     with tempfile.TemporaryDirectory() as folder:
       with jax.profiler.trace(folder):
@@ -85,7 +79,7 @@ def profile(scene_name: str, stages: Sequence[str]) -> list[dict[str, Any]]:
       if name in parts:
         spent[parts[name]] += nanoseconds
     for part, nanoseconds in spent.most_common():
-      step_ms = nanoseconds / 1e6 / blocks.BLOCK_STEPS / devices.mesh().size
+      step_ms = nanoseconds / 1e6 / BLOCK_STEPS / devices.mesh().size
       share = nanoseconds / spent.total()
       rows.append(
         {'scene': scene_name, 'stage': stage, 'part': part, 'step_ms': step_ms, 'share': share}
