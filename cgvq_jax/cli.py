@@ -119,9 +119,9 @@ def _encoded_to_target(
     return math.log(metrics.bpp(len(data), *pixels.shape[:2]))
 
   if arguments.target_bpp is not None:
-    return rate_control.search(tried, log_rate, rate_control.bpp(arguments.target_bpp))
+    return rate_control.find_quality(tried, log_rate, rate_control.bpp(arguments.target_bpp))
   if arguments.target_psnr is not None:
-    return rate_control.search(
+    return rate_control.find_quality(
       tried, lambda data: _psnr(data, pixels), rate_control.psnr(arguments.target_psnr)
     )
   return _encoded(arguments, pixels, arguments.quality)
@@ -208,13 +208,13 @@ def _compare(arguments: argparse.Namespace) -> None:
   )
   data = container.read_file(arguments.file)
   with _naming(arguments.decoded):
-    beside = compare.others(original, data, arguments.beside)
-    print(compare.table(original, data, decoded, beside, arguments.encode_seconds))
+    compare_with = compare.baseline_files(original, data, arguments.beside)
+    print(compare.table(original, data, decoded, compare_with, arguments.encode_seconds))
   if arguments.picture:
-    compare.picture(original, data, decoded, arguments.picture)
+    compare.save_side_by_side(original, data, decoded, arguments.picture)
     print(f'{arguments.picture}: original, decoded, error, Gaussians')
   if arguments.tiles:
-    compare.tiles(original, data, decoded, beside, arguments.tiles)
+    compare.save_worst_tiles(original, data, decoded, compare_with, arguments.tiles)
     print(f'{arguments.tiles}: the worst tiles')
 
 

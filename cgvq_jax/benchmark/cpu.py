@@ -82,7 +82,7 @@ def floor_seconds() -> float:
 
     return lax.fori_loop(0, _FLOOR_ROUNDS, body, x)[None]
 
-  program = _on_cores(loop, P('core'))
+  program = _on_cores(loop, P(devices.AXIS))
   x = jnp.linspace(-5.5, 0.0, _FLOOR_VALUES)
   _, seconds = _timed(lambda: program(x))
   return min(seconds) / (_FLOOR_VALUES * _FLOOR_ROUNDS * devices.mesh().size)
@@ -157,7 +157,7 @@ def _measure_reference(scene: Scene, target: Float[Array, 'H W C']) -> dict[str,
 
 def _measure_xla(scene: Scene, target: Float[Array, 'H W C']) -> dict[str, Any]:
   gaussians, height, width = scene
-  axis = 'core'
+  axis = devices.AXIS
 
   # Between programs what each core has of its own stands side by side on a leading axis.
   def beside(tree):
