@@ -12,19 +12,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image
 
-from cgvq_jax import codec, devices, metrics, rate_control
+from cgvq_jax import codec, extensions, metrics, rate_control
 from cgvq_jax.bitstream import container
 from cgvq_jax.evaluate import baselines
-from cgvq_jax.fit.blocks import Progress
+from cgvq_jax.fit.settings import PRESETS, FitSettings
 from cgvq_jax.io import datasets, images
-from cgvq_jax.jobs.progress import Bars
-from cgvq_jax.methods.registry import CODEBOOK_METHODS, METHODS, QUALITY
+
+if TYPE_CHECKING:
+  from jaxtyping import Float
+
+# Only what every command needs is imported here: `info` and `decode` start without JAX.
 
 _EXTENSION = '.cgvq'
 _EPILOG = """example:
@@ -57,10 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   except SystemExit as finished:  # argparse's own, after --help or a usage error
     return int(finished.code or 0)
   try:
-    devices.use_all()
+    extensions.load(getattr(arguments, 'extension', ()))
     arguments.command(arguments)
     return 0
   except (UsageError, images.ImageError, container.ContainerError) as error:
+    return _failed(error, 2)
+  except extensions.ExtensionError as error:
     return _failed(error, 2)
   except KeyboardInterrupt:
     return _failed('stopped', 130)
@@ -69,31 +73,50 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _encode(arguments: argparse.Namespace) -> None:
-  """IN -> OUT, with what reading it converted, progress, and a line on what came out."""
+  """IN -> OUT, with a line for each conversion, progress, and a line about the file."""
+  from cgvq_jax import devices
+
+  devices.use_all()
   _check_place(arguments.output)
   if arguments.output.suffix.lower() != _EXTENSION:
     raise UsageError(f'{arguments.output}: wanted a name that ends in {_EXTENSION}')
-  for name in ('quality', 'target_bpp', 'target_psnr'):
-    if getattr(arguments, name) is not None and arguments.method in CODEBOOK_METHODS:
-      raise UsageError(f'--{name}: wanted --method cgvq_rd, got {arguments.method}')
-  if arguments.method not in CODEBOOK_METHODS:
-    papers = f'one of the methods {", ".join(CODEBOOK_METHODS)}, got {arguments.method}'
-    if arguments.num_clusters is not None:
-      raise UsageError(f'--num_clusters: wanted {papers}')
-    if arguments.order != 'sorted':
-      raise UsageError(f'--order {arguments.order}: wanted {papers}')
-  tell = _silent if arguments.quiet else print
+  _method(arguments, 3, arguments.quality)  # a wrong option is refused before any work
+  say = _silent if arguments.quiet else print
   loaded = images.load(arguments.input)
   for note in loaded.notes:
-    tell(f'{arguments.input}: {note}')
+    say(f'{arguments.input}: {note}')
   start = time.perf_counter()
-  data = _encoded_to_target(arguments, loaded.pixels, tell)
+  data = _encoded_to_target(arguments, loaded.pixels, say)
   seconds = time.perf_counter() - start
   try:
     container.write_file(arguments.output, data)
   except container.ContainerError as error:  # the disk's fault and not the command's
     raise OSError(str(error)) from error
-  tell(f'{arguments.output}: {_measures(data, loaded.pixels)}, {seconds:.1f} s')
+  say(f'{arguments.output}: {_measures(data, loaded.pixels)}, {seconds:.1f} s')
+
+
+def _method(arguments: argparse.Namespace, channels: int, quality: float | None) -> Any:
+  """The method with the options that were given."""
+  from cgvq_jax.methods import registry
+
+  given = {name: getattr(arguments, name) for name in ('num_gaussians', 'num_clusters', 'order')}
+  targets = (arguments.target_bpp, arguments.target_psnr)
+  try:
+    if any(target is not None for target in targets) and quality is None:
+      quality = rate_control.MIN_QUALITY  # what a target needs: a method that has a quality
+    return registry.make(arguments.method, channels, quality=quality, **given)
+  except ValueError as error:
+    raise UsageError(f'--{error}') from error
+
+
+def _settings(arguments: argparse.Namespace) -> FitSettings:
+  """The preset with the numbers that were given."""
+  preset = PRESETS[arguments.preset]
+  return preset._replace(
+    steps=arguments.fit_steps or preset.steps,
+    finetune_steps=arguments.finetune_steps or arguments.fit_steps or preset.finetune_steps,
+    seed=arguments.seed,
+  )
 
 
 def _psnr(data: bytes, pixels: Float[np.ndarray, 'H W C']) -> float:
@@ -106,13 +129,13 @@ def _measures(data: bytes, pixels: Float[np.ndarray, 'H W C']) -> str:
 
 
 def _encoded_to_target(
-  arguments: argparse.Namespace, pixels: Float[np.ndarray, 'H W C'], tell: Callable[[str], None]
+  arguments: argparse.Namespace, pixels: Float[np.ndarray, 'H W C'], say: Callable[[str], None]
 ) -> bytes:
-  """One file, or as many as it takes to have the rate or the PSNR that was asked for."""
+  """One file, or as many as it takes to reach the rate or the PSNR that was asked for."""
 
   def tried(quality: float) -> bytes:
     data = _encoded(arguments, pixels, quality)
-    tell(f'quality {quality:.1f}: {_measures(data, pixels)}')
+    say(f'quality {quality:.1f}: {_measures(data, pixels)}')
     return data
 
   def log_rate(data: bytes) -> float:
@@ -130,35 +153,22 @@ def _encoded_to_target(
 def _encoded(
   arguments: argparse.Namespace, pixels: Float[np.ndarray, 'H W C'], quality: float | None
 ) -> bytes:
-  preset = codec.PRESETS[arguments.preset]
-  fit_steps = arguments.fit_steps or preset.fit_steps
-  finetune_steps = arguments.finetune_steps or arguments.fit_steps or preset.finetune_steps
-  steps = {'fit': fit_steps, 'finetune': finetune_steps}
-  asked = {} if quality is None else {'quality': quality}
-  method = METHODS[arguments.method](pixels.shape[2], **asked)
-  bars = Bars(arguments.input.name, steps, arguments.quiet)
+  from cgvq_jax.fit.driver import Hooks
+  from cgvq_jax.jobs.progress import Bars
 
-  def begin(stage: str, state: Any) -> Any:
+  method, settings = _method(arguments, pixels.shape[2], quality), _settings(arguments)
+  bars = Bars(arguments.input.name, arguments.quiet)
+
+  def resume(stage: Any, state: Any) -> Any:
     bars.begin(stage)
     return state
 
-  def on_block(stage: str, state: Any, progress: Progress) -> None:
+  def on_block(stage: Any, state: Any, progress: Any) -> None:
     del state
     bars.show(stage, progress)
 
   try:
-    return codec.encode(
-      pixels,
-      method,
-      num_gaussians=arguments.num_gaussians,
-      num_clusters=arguments.num_clusters,
-      fit_steps=fit_steps,
-      finetune_steps=finetune_steps,
-      seed=arguments.seed,
-      order=container.ORDERS[arguments.order],
-      resume=begin,
-      on_block=on_block,
-    )
+    return codec.encode(pixels, method, settings, Hooks(resume, on_block))
   except ValueError as error:
     raise UsageError(f'{arguments.input}: {error}') from error
   finally:
@@ -197,7 +207,7 @@ def _info(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-  """A table of a file beside other codecs at its bytes, and pictures of it."""
+  """A table of a file and of other codecs at the same bytes, and pictures of it."""
   from cgvq_jax.evaluate import compare
 
   for path in filter(None, (arguments.picture, arguments.tiles)):
@@ -208,13 +218,13 @@ def _compare(arguments: argparse.Namespace) -> None:
   )
   data = container.read_file(arguments.file)
   with _naming(arguments.decoded):
-    compare_with = compare.baseline_files(original, data, arguments.beside)
-    print(compare.table(original, data, decoded, compare_with, arguments.encode_seconds))
+    baseline_files = compare.baseline_files(original, data, arguments.compare_with)
+    print(compare.table(original, data, decoded, baseline_files, arguments.encode_seconds))
   if arguments.picture:
     compare.save_side_by_side(original, data, decoded, arguments.picture)
     print(f'{arguments.picture}: original, decoded, error, Gaussians')
   if arguments.tiles:
-    compare.save_worst_tiles(original, data, decoded, compare_with, arguments.tiles)
+    compare.save_worst_tiles(original, data, decoded, baseline_files, arguments.tiles)
     print(f'{arguments.tiles}: the worst tiles')
 
 
@@ -298,6 +308,15 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument('input', metavar='IN', type=Path)
     return added
 
+  def extension(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+      '--extension',
+      action='append',
+      default=[],
+      metavar='MODULE',
+      help='load a module, or a .py file, that registers methods, quantizers, renderers or formats',
+    )
+
   encode = add(
     'encode',
     _encode,
@@ -308,16 +327,17 @@ def _parser() -> argparse.ArgumentParser:
   number: dict[str, Any] = {'type': _whole, 'metavar': 'N'}
   encode.add_argument(
     '--method',
-    choices=METHODS,
     default='cgvq_rd',
-    help="%(default)s, the smallest files, or the papers' (default: %(default)s)",
+    metavar='NAME',
+    help="%(default)s, the smallest files; the papers' cgvq, gi, cgvq_fp16, gi_fp16; or one that an"
+    ' extension registers (default: %(default)s)',
   )
   rate = encode.add_mutually_exclusive_group()
   rate.add_argument(
     '--quality',
     type=_quality,
     metavar='Q',
-    help=f'of cgvq_rd: 1, small, to 100, precise (default: {QUALITY:g})',
+    help='of cgvq_rd: 1, small, to 100, precise (default: 50)',
   )
   rate.add_argument(
     '--target_bpp',
@@ -338,11 +358,11 @@ def _parser() -> argparse.ArgumentParser:
     '--num_clusters', help="of the papers' methods (default: the method's own)", **number
   )
   presets = ', '.join(
-    f'{name} {preset.fit_steps} + {preset.finetune_steps}' for name, preset in codec.PRESETS.items()
+    f'{name} {preset.steps} + {preset.finetune_steps}' for name, preset in PRESETS.items()
   )
   encode.add_argument(
     '--preset',
-    choices=codec.PRESETS,
+    choices=PRESETS,
     default='default',
     help=f'steps to fit and to fine-tune: {presets}',
   )
@@ -353,11 +373,11 @@ def _parser() -> argparse.ArgumentParser:
   encode.add_argument(
     '--order',
     choices=container.ORDERS,
-    default='sorted',
-    help="of the papers' methods: of the Gaussians in the file, of which the others are longer"
-    ' (%(default)s)',
+    help="of the papers' methods: the order of the Gaussians in the file (default: sorted, which is"
+    ' the shortest)',
   )
   encode.add_argument('--seed', type=_seed, default=0, metavar='N', help='default: %(default)s')
+  extension(encode)
   encode.add_argument('--quiet', action='store_true', help='print nothing but errors')
 
   decode = add(
@@ -366,17 +386,19 @@ def _parser() -> argparse.ArgumentParser:
     'Make an image of a .cgvq file, at its size or any other.',
     'decode photo.cgvq photo.png --scale 2',
   )
+  extension(decode)
   decode.add_argument('output', metavar='OUT', type=Path, help='ends in .png or so')
   decode.add_argument('--scale', type=_positive, default=1.0, metavar='S', help='default: 1')
 
   info = add('info', _info, 'Say what is in a .cgvq file.', 'info photo.cgvq --json')
+  extension(info)
   info.add_argument('--json', action='store_true', help='all of it, as JSON')
 
   comparing = add(
     'compare',
     _compare,
-    'Hold an image, its .cgvq file and what was decoded of that beside JPEG at the same bytes.',
-    'compare photo.png photo.cgvq photo_again.png --beside JPEG WebP AVIF --tiles tiles.png',
+    'Compare an image, its .cgvq file and the decoded picture with JPEG at the same bytes.',
+    'compare photo.png photo.cgvq photo_again.png --with JPEG WebP AVIF --tiles tiles.png',
   )
   comparing.add_argument('file', metavar='FILE', type=Path, help='the .cgvq file')
   comparing.add_argument(
@@ -387,7 +409,8 @@ def _parser() -> argparse.ArgumentParser:
     '--tiles', metavar='OUT', type=Path, help='write a picture of what was decoded worst'
   )
   comparing.add_argument(
-    '--beside',
+    '--with',
+    dest='compare_with',
     nargs='+',
     choices=baselines.CODECS,
     default=['JPEG'],

@@ -1,33 +1,110 @@
-"""How free Gaussians are fitted, in names and numbers that can be written down."""
+"""The front door to a fit: at most N free Gaussians for an image, by one `FitSettings`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from cgvq_jax.extensions import Registry
+from cgvq_jax.fit import densify, driver
+from cgvq_jax.fit.blocks import fetch, place
 from cgvq_jax.fit.densify import DENSIFIERS
+from cgvq_jax.fit.driver import Hooks
 from cgvq_jax.fit.initialize import INITIALIZERS
-from cgvq_jax.fit.losses import LOSSES
+from cgvq_jax.fit.losses import LOSSES, Loss
 from cgvq_jax.fit.optimizers import OPTIMIZERS
+from cgvq_jax.fit.settings import FitSettings
+from cgvq_jax.fit.stages import Progress, Stage, StageState, blocks_of, initial_state, unquantized
+from cgvq_jax.primitives.gaussians import Gaussians
 
+Initializer = Callable[[PRNGKeyArray, Float[Array, 'H W C'], int], Gaussians]
 
-class Recipe(NamedTuple):
-  """One way to fit."""
-
-  steps: int = 1000
-  seed: int = 0
-  initializer: str = 'gradient_guided'  # a key of INITIALIZERS
-  densifier: str = 'matching_pursuit'  # a key of DENSIFIERS
-  optimizer: str = 'adam'  # a key of OPTIMIZERS
-  loss: str = 'clamped_l2'  # a key of LOSSES
-
-  def functions(self) -> dict[str, Any]:
-    """The functions of these names, as `codec.encode` and `codec.fit_image` take them."""
-    return {name: known[getattr(self, name)] for name, known in KNOWN.items()}
-
-
-KNOWN = {
+# The fields of FitSettings that are names or functions, and the names that there are.
+REGISTRIES: dict[str, Registry[Any]] = {
   'initializer': INITIALIZERS,
   'densifier': DENSIFIERS,
   'optimizer': OPTIMIZERS,
   'loss': LOSSES,
 }
+
+
+class Functions(NamedTuple):
+  """The functions of `FitSettings`."""
+
+  initializer: Initializer
+  densifier: Callable[[int, float], densify.Densifier]
+  optimizer: Callable[[int], optax.GradientTransformation]
+  loss: Loss
+
+
+def functions_of(settings: FitSettings) -> Functions:
+  """Functions in place of names. Raises ValueError on an unknown name or a number out of range."""
+  settings.check()
+  return Functions(
+    *(REGISTRIES[field].resolve(getattr(settings, field)) for field in Functions._fields)
+  )
+
+
+def fit_stage(
+  key: PRNGKeyArray,
+  target: Float[Array, 'H W C'],
+  num_gaussians: int,
+  settings: FitSettings,
+  min_gain: float = densify.MIN_GAIN,
+) -> Stage:
+  """The stage 'fit': initialize, then grow and relocate between blocks of steps.
+
+  Finishes with the Gaussians that were ever visible: a picture that needs fewer than
+  `num_gaussians` gets fewer. `min_gain` is the squared error, summed over samples, below which a
+  place is not worth a Gaussian. Raises ValueError where the initializer makes another number than
+  it was asked for.
+  """
+  functions, steps = functions_of(settings), settings.steps
+  densifier, optimizer = functions.densifier(steps, min_gain), functions.optimizer(steps)
+  first = densifier.first(num_gaussians)
+  gaussians = functions.initializer(key, target, first)
+  if gaussians.num_gaussians != first:
+    raise ValueError(f'initializer: wanted {first} Gaussians, got {gaussians.num_gaussians}')
+  gaussians = densify.with_inactive(gaussians, num_gaussians)
+  target = fetch(jnp.asarray(target, jnp.float32))
+
+  def after_block(state: StageState, progress: Progress) -> tuple[StageState, Progress]:
+    if densifier.between and progress.step < steps:
+      state = replace(state, current=densifier.between(state.current, target))
+    return state, progress
+
+  return Stage(
+    name='fit',
+    num_steps=steps,
+    target=place(target),
+    start=StageState(initial_state(gaussians, (), optimizer)),
+    forward=unquantized,
+    optimizer=optimizer,
+    loss=functions.loss,
+    next_block=blocks_of(steps),
+    after_block=after_block,
+    finish=lambda state: densify.without_inactive(state.current.params),
+  )
+
+
+def fit_image(
+  image: Float[np.ndarray, 'H W C'] | Float[Array, 'H W C'],
+  num_gaussians: int,
+  settings: FitSettings = FitSettings(),
+  hooks: Hooks = Hooks(),
+  *,
+  min_gain: float = densify.MIN_GAIN,
+) -> Gaussians:
+  """Fits at most `num_gaussians` free Gaussians to an image in 0..1: the first half of `encode`.
+
+  Raises ValueError as `fit_stage`, FitError where the fit diverges.
+  """
+  target, key = jnp.asarray(image, jnp.float32), jax.random.key(settings.seed)
+  return driver.run([lambda _: fit_stage(key, target, num_gaussians, settings, min_gain)], hooks)

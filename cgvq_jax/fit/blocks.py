@@ -1,13 +1,12 @@
-"""Fitting by gradient descent: a jitted block of scanned steps, its state a frozen pytree.
+"""The device step: a jitted block of optimizer steps, with more capacity where lists overflow.
 
-The same loop fits free Gaussians and fine-tunes quantized ones: `forward(params, carry, context)`
-says which Gaussians the parameters stand for. A block in which some step's tile lists outgrew their
-room is run again from its start with more, so no Gaussian is ever dropped.
+The same block fits free Gaussians and fine-tunes quantized ones, by the stage's `forward`. A block
+in which some step's tile lists outgrew their capacity is run again from its start with more, so no
+Gaussian is ever dropped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -15,16 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import struct
 from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from cgvq_jax import devices
-from cgvq_jax.fit.losses import Loss, MeanError, clamped_l2
-from cgvq_jax.fit.optimizers import adam
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.fit.losses import Loss, MeanError
+from cgvq_jax.fit.stages import BLOCK_STEPS, FitState, ForwardFn, Progress, Stage
 from cgvq_jax.rasterize import api
 from cgvq_jax.rasterize.layout import tile_target
 from cgvq_jax.rasterize.tiles import (
@@ -37,55 +34,9 @@ from cgvq_jax.rasterize.tiles import (
   round_capacity,
 )
 
-BLOCK_STEPS = 50  # steps a block: how often progress is shown and a state can be saved
-
-
-class Forward(NamedTuple):
-  """The Gaussians that a step renders, the carry for the next step, and a loss of their own."""
-
-  gaussians: Gaussians
-  carry: Any
-  penalty: Float[Array, '']
-
-
-ForwardFn = Callable[[Any, Any, Any], Forward]
-
-
-def free(params: Gaussians, carry: Any, context: Any) -> Forward:
-  """Unquantized: the parameters are the Gaussians."""
-  del context
-  return Forward(params, carry, jnp.zeros(()))
-
-
-@struct.dataclass
-class FitState:
-  """Everything a step reads and writes; saved and restored as it is."""
-
-  params: Any  # Gaussians, or what `forward` makes Gaussians of
-  carry: Any  # state without gradient: moving averages of codebooks
-  optimizer: optax.OptState
-  step: Int[Array, '']  # steps done
-
-
-class Progress(NamedTuple):
-  """What a caller learns after each block."""
-
-  step: int
-  loss: float  # of the block's last step
-  psnr: float  # of the clamped render after the block, dB
-
-
-# (state after a block, target) -> the state to go on from.
-Between = Callable[[FitState, Float[Array, 'H W C']], FitState]
-
 
 class FitError(RuntimeError):
   """The fit cannot go on: a value that is not finite, with the step and the attribute."""
-
-
-def initial_state(params: Any, carry: Any, optimizer: optax.GradientTransformation) -> FitState:
-  """The state before the first step."""
-  return FitState(params, carry, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
 def _nonfinite(tree: Any) -> Any:
@@ -94,27 +45,27 @@ def _nonfinite(tree: Any) -> Any:
 
 @lru_cache
 def _block_program():
-  # Made at the first call: which options apply is known once the backend is.
+  # Made at the first call: which options apply is known only once there is a backend.
   def program(state, context, target, steps, **static):
-    # Each device bins and renders its share of the image and does all the rest: what is small is
-    # done sooner than sent. All get the same gradient, so their states stay equal.
+    # Each device bins and renders its share of the image, and repeats everything else: small work
+    # is done faster than it is sent. All get the same gradient, so their states stay equal.
     return devices.over_devices(partial(block, **static))(state, context, target, steps)
 
-  static = ('forward', 'loss', 'optimizer', 'room', 'implementation')
+  static = ('forward', 'loss', 'optimizer', 'capacity', 'implementation')
   return jax.jit(program, static_argnames=static, compiler_options=devices.compiler_options())
 
 
 class Capacity(NamedTuple):
   """Static sizes of a program, which grow when a picture needs more: no Gaussian is dropped."""
 
-  pairs: Any  # of a core's tile lists
-  chunks: Any  # of a tile, where tiles are rendered and pulled back one by one
+  pairs: Any  # of one device's tile lists
+  chunks: Any  # of a tile, where tiles are rendered and differentiated one by one
 
   def holds(self, needed: Capacity) -> Any:
     return (needed.pairs <= self.pairs) & (needed.chunks <= self.chunks)
 
   def grown(self, needed: Capacity) -> Capacity:
-    """With some to spare; chunks in powers of two, since whole tiles have to fill a block."""
+    """With a margin; chunks in powers of two, since a block holds whole tiles."""
     pairs, chunks = self
     if needed.pairs > pairs:
       pairs = round_capacity(int(1.1 * needed.pairs))
@@ -126,7 +77,7 @@ class Capacity(NamedTuple):
 def first_capacity(
   num_gaussians: int, height: int, width: int, shape: TileShape = TILE
 ) -> Capacity:
-  """A guess for each core's lists, which hold a share of the pairs."""
+  """A guess for each device's lists, which hold a share of the pairs."""
   size = devices.mesh().size
   count, rows = -(-num_gaussians // size), -(-height // size)
   return Capacity(initial_capacity(count, rows, width, shape), BLOCK)
@@ -165,7 +116,7 @@ def _value_and_gradient(loss: Loss, target, chunks: int, shape: TileShape, **how
 
 
 class Block(NamedTuple):
-  """What a block of steps leaves behind. All but `needed` is void where it exceeds the room."""
+  """The result of a block of steps. Only `needed` is valid where it exceeds the capacity."""
 
   state: FitState
   loss: Float[Array, '']  # of the last step
@@ -183,30 +134,30 @@ def block(
   forward: ForwardFn,
   loss: Loss,
   optimizer: optax.GradientTransformation,
-  room: Capacity,
+  capacity: Capacity,
   implementation: str | None = None,
   tile_shape: TileShape | None = None,
   axis: str | None = None,
 ) -> Block:
-  """At most BLOCK_STEPS steps from `state`, as a pure function: what `run` jits and repeats.
+  """At most BLOCK_STEPS steps from `state`, as a pure function: what `run_block` jits.
 
-  One program does any number of steps and evaluates the picture in one place, since rasterizing is
-  most of what there is to compile: after the steps a last turn of the same loop measures where they
-  led, and changes nothing.
+  One program does any number of steps and rasterizes in one place, since the rasterizer is most of
+  what there is to compile: a last iteration of the same loop measures the state after the steps,
+  and changes nothing.
 
-  For those who want to jit it another way, such as over a batch of images by `jax.vmap`. Within a
-  `shard_map` over `axis` its devices share the image.
+  Public for drivers that jit it another way, such as over a batch of images by `jax.vmap`. Within
+  a `shard_map` over `axis` its devices share the image.
   """
   height, width, _ = target.shape
   share, shape = own_share(axis), tile_shape or api.tile_shape(implementation)
   how = {'axis': axis, 'implementation': implementation}
-  objective = _value_and_gradient(loss, target, room.chunks, shape, **how)
+  objective = _value_and_gradient(loss, target, capacity.chunks, shape, **how)
 
   def make_bins(gaussians, before: Capacity):
-    bins = bin_gaussians(gaussians, height, width, room.pairs, share, shape)
+    bins = bin_gaussians(gaussians, height, width, capacity.pairs, share, shape)
     return bins, jax.tree.map(jnp.maximum, before, Capacity(bins.num_pairs, bins.most_chunks))
 
-  def turn(i, before: Block):
+  def iteration(i, before: Block):
     state = before.state
     (gaussians, penalty), pullback, carry = jax.vjp(
       lambda params: (lambda f: ((f.gaussians, f.penalty), f.carry))(
@@ -225,7 +176,7 @@ def block(
     stepped = FitState(params, carry, optimizer_state, state.step + 1)
     # What is not finite counts as long as the lists were complete; else the block is run again.
     wrong = jax.tree.map(
-      lambda flags, flag: flags.at[i].set(flag & room.holds(needed)),
+      lambda flags, flag: flags.at[i].set(flag & capacity.holds(needed)),
       before.wrong,
       _nonfinite((value, gradient)),
     )
@@ -238,7 +189,7 @@ def block(
   wrong = jax.tree.map(lambda _: never, (0, state.params))
   nothing = Capacity(*jnp.zeros(2, jnp.int32))
   start = Block(state, jnp.zeros(()), wrong, jnp.zeros(()), nothing)
-  after = lax.fori_loop(0, steps + 1, turn, start)
+  after = lax.fori_loop(0, steps + 1, iteration, start)
   if axis:
     needed, wrong = lax.pmax(after.needed, axis), lax.pmin(after.wrong, axis)
     after = after._replace(needed=needed, wrong=wrong)
@@ -259,106 +210,63 @@ def _raise_if_not_finite(wrong, first_step: int) -> None:
   raise FitError(f'not finite at step {first_step + at}: gradient of {where}')
 
 
-def _placed(state, context, target, forward, implementation):
-  """A block's arguments on every core, and a first guess at its room; checks the sizes."""
-  everywhere = NamedSharding(devices.mesh(), P())
-  target = jnp.asarray(target, jnp.float32)
-  state, context, target = jax.device_put((state, context, target), everywhere)
-  gaussians = jax.eval_shape(forward, state.params, state.carry, context).gaussians
-  height, width, channels = target.shape
+def place(tree: Any) -> Any:
+  """Puts arrays on all the devices that work on one image; nothing moves where they are already."""
+  return jax.device_put(tree, NamedSharding(devices.mesh(), P()))
+
+
+def fetch(tree: Any) -> Any:
+  """Puts arrays on one device: host steps and callers do not expect arrays of several."""
+  return jax.device_put(tree, jax.local_devices()[0])
+
+
+def _first_capacity(stage: Stage, state: FitState, context: Any, name: str | None) -> Capacity:
+  """A first guess. Raises ValueError where sizes do not fit each other."""
+  gaussians = jax.eval_shape(stage.forward, state.params, state.carry, context).gaussians
+  height, width, channels = stage.target.shape
   api.validate(gaussians, height, width)
   if channels != gaussians.num_channels:
     raise ValueError(f'target: wanted {gaussians.num_channels} channels, got {channels}')
-  room = first_capacity(gaussians.num_gaussians, height, width, api.tile_shape(implementation))
-  return (state, context, target), room
+  return first_capacity(gaussians.num_gaussians, height, width, api.tile_shape(name))
 
 
-def lower_block(
-  state: FitState,
-  target: Float[Array, 'H W C'],
-  *,
-  optimizer: optax.GradientTransformation,
-  loss: Loss = clamped_l2,
-  forward: ForwardFn = free,
-  context: Any = None,
-  implementation: str | None = None,
-):
-  """The program of a first block of `run`, to be compiled and looked into, and its arguments."""
+def _arguments(stage: Stage, state: FitState, name: str | None) -> tuple[Any, dict[str, Any]]:
+  """What the block program takes: placed arrays, and static values."""
+  count, context = stage.next_block(int(state.step))
+  arrays = place((state, context, jnp.asarray(stage.target, jnp.float32)))
+  static = {'forward': stage.forward, 'loss': stage.loss, 'optimizer': stage.optimizer}
+  return (*arrays, np.int32(count)), {**static, 'implementation': name}
+
+
+def lower_block(stage: Stage, *, implementation: str | None = None):
+  """The program of a stage's first block, to be compiled and looked into, and its arguments."""
   name = api.chosen(implementation, from_lists=True)
-  arguments, room = _placed(state, context, target, forward, name)
-  static = {'forward': forward, 'loss': loss, 'optimizer': optimizer, 'implementation': name}
-  arguments = *arguments, np.int32(BLOCK_STEPS)
-  return _block_program().lower(*arguments, **static, room=room), arguments
+  arguments, static = _arguments(stage, stage.start.current, name)
+  capacity = _first_capacity(stage, arguments[0], arguments[1], name)
+  return _block_program().lower(*arguments, **static, capacity=capacity), arguments
 
 
-def run(
+def run_block(
+  stage: Stage,
   state: FitState,
-  target: Float[Array, 'H W C'],
+  capacity: Capacity | None = None,
   *,
-  steps: int,
-  optimizer: optax.GradientTransformation,
-  loss: Loss = clamped_l2,
-  forward: ForwardFn = free,
-  context: Any = None,
-  between: Between | None = None,
-  on_block: Callable[[FitState, Progress], None] | None = None,
   implementation: str | None = None,
-) -> FitState:
-  """Goes on from `state` until `steps` steps are done; calls `on_block` after every block.
+) -> tuple[FitState, Progress, Capacity]:
+  """The steps that come next in a stage; the capacity returned is for the block after it.
 
-  `between` two blocks may change the state in any way that keeps its shapes. A run that was stopped
-  after a block and goes on from its state gives the very same result.
   `implementation` is the rasterizer's, as for `rasterize.api`. Raises FitError on NaN, ValueError
   on sizes that do not fit each other and on an unknown implementation.
   """
   name = api.chosen(implementation, from_lists=True)
-  everywhere = NamedSharding(devices.mesh(), P())
-  (state, context, target), room = _placed(state, context, target, forward, name)
-  done = int(state.step)
-  while done < steps:
-    count = min(BLOCK_STEPS, steps - done)
-    after = _block_program()(
-      state,
-      context,
-      target,
-      np.int32(count),
-      forward=forward,
-      loss=loss,
-      optimizer=optimizer,
-      room=room,
-      implementation=name,
-    )
+  arguments, static = _arguments(stage, state, name)
+  capacity = capacity or _first_capacity(stage, arguments[0], arguments[1], name)
+  done, count = int(state.step), int(arguments[-1])
+  while True:
+    after = _block_program()(*arguments, **static, capacity=capacity)
     _raise_if_not_finite(after.wrong, done)
     needed = Capacity(*map(int, after.needed))
-    if not room.holds(needed):
-      room = room.grown(needed)
-      continue  # from the block's start
-    state, done = after.state, done + count
-    if between and done < steps:
-      state = jax.device_put(between(*_on_one_device((state, target))), everywhere)
-    if on_block:
-      progress = Progress(done, float(after.loss), float(after.psnr))
-      on_block(_on_one_device(state), progress)
-  return _on_one_device(state)
-
-
-def _on_one_device(tree: Any) -> Any:
-  """For callers, who would not expect arrays of several devices to come out of a fit."""
-  return jax.device_put(tree, jax.local_devices()[0])
-
-
-def fit(
-  gaussians: Gaussians,
-  target: Float[Array, 'H W C'],
-  *,
-  steps: int = 1000,
-  loss: Loss = clamped_l2,
-  optimizer: optax.GradientTransformation | None = None,
-  on_block: Callable[[FitState, Progress], None] | None = None,
-  implementation: str | None = None,
-) -> Gaussians:
-  """Fits free Gaussians to an image in 0..1, [H, W, C]; raises FitError, ValueError."""
-  optimizer = optimizer or adam(steps)
-  state = initial_state(gaussians, (), optimizer)
-  options = {'loss': loss, 'on_block': on_block, 'implementation': implementation}
-  return run(state, target, steps=steps, optimizer=optimizer, **options).params
+    if capacity.holds(needed):
+      break
+    capacity = capacity.grown(needed)  # and again from the block's start
+  return after.state, Progress(done + count, float(after.loss), float(after.psnr)), capacity

@@ -21,7 +21,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from cgvq_jax import devices
-from cgvq_jax.fit.blocks import BLOCK_STEPS, Between, FitState
+from cgvq_jax.extensions import Registry
+from cgvq_jax.fit.stages import BLOCK_STEPS, FitState
 from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import CUTOFF_RADIUS, covariance
 from cgvq_jax.rasterize.api import rasterize
@@ -192,6 +193,10 @@ def _relocate_program():
   return jax.jit(relocate, static_argnames='most', compiler_options=devices.compiler_options())
 
 
+# (state after a block, target) -> the state to go on from, of the same shapes.
+Between = Callable[[FitState, Float[Array, 'H W C']], FitState]
+
+
 class Densifier(NamedTuple):
   """How the Gaussians of a fit come to be many."""
 
@@ -261,4 +266,4 @@ def without_inactive(gaussians: Gaussians) -> Gaussians:
   return jax.tree.map(lambda a: a[awake], gaussians)
 
 
-DENSIFIERS = {'matching_pursuit': matching_pursuit, 'none': none}
+DENSIFIERS = Registry('densifier', {'matching_pursuit': matching_pursuit, 'none': none})

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from cgvq_jax.extensions import Registry
 from cgvq_jax.primitives.gaussians import Gaussians
 
 
@@ -92,4 +93,4 @@ def random(key: PRNGKeyArray, image: Float[Array, 'H W C'], num_gaussians: int) 
   )
 
 
-INITIALIZERS = {'gradient_guided': gradient_guided, 'random': random}
+INITIALIZERS = Registry('initializer', {'gradient_guided': gradient_guided, 'random': random})

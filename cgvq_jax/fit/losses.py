@@ -19,6 +19,8 @@ from flax import linen
 from jax import lax
 from jaxtyping import Array, Float
 
+from cgvq_jax.extensions import Registry
+
 Loss = Callable[[Float[Array, 'H W C'], Float[Array, 'H W C']], Float[Array, '']]
 
 
@@ -175,10 +177,7 @@ def vgg_features(path: str | os.PathLike) -> Callable[[Float[Array, 'H W C']], l
   return features
 
 
-LOSSES: dict[str, Loss] = {
-  'clamped_l2': clamped_l2,
-  'l2': l2,
-  'l1': l1,
-  'l1_ssim': l1_ssim,
-  'feature': feature,
-}
+LOSSES: Registry[Loss] = Registry(
+  'loss',
+  {'clamped_l2': clamped_l2, 'l2': l2, 'l1': l1, 'l1_ssim': l1_ssim, 'feature': feature},
+)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cgvq_jax.extensions import Registry
 from cgvq_jax.primitives.gaussians import Gaussians
 
 # Below this, what a Gaussian's rotation does is too little to measure its steps by.
@@ -223,9 +224,12 @@ def papers_adan(steps: int = 1000, *, halved_every: int = 20_000) -> optax.Gradi
   return plain_scales(optax.chain(scale_by_adan(), each, optax.scale_by_schedule(schedule)))
 
 
-OPTIMIZERS = {
-  'adam': adam,
-  'adam_in_pixels': adam_in_pixels,
-  'adan': adan,
-  'papers_adan': papers_adan,
-}
+OPTIMIZERS = Registry(
+  'optimizer',
+  {
+    'adam': adam,
+    'adam_in_pixels': adam_in_pixels,
+    'adan': adan,
+    'papers_adan': papers_adan,
+  },
+)

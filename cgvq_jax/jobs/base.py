@@ -1,4 +1,4 @@
-"""What all jobs share: images, outcomes, reported failures, JSON files, decoding in a new process."""
+"""What all jobs share: images, outcomes, reports of failures, JSON, decoding in a new process."""
 
 from __future__ import annotations
 

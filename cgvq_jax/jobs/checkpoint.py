@@ -20,10 +20,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cgvq_jax.evaluate.timer import Stopwatch
-from cgvq_jax.jobs.progress import Bars, Stage
+from cgvq_jax.fit.driver import Hooks
+from cgvq_jax.jobs.progress import Bars
 
 if TYPE_CHECKING:
-  from cgvq_jax.fit.blocks import Progress
+  from cgvq_jax.fit.stages import Progress, Stage, StageState
 
 
 class CheckpointError(ValueError):
@@ -113,23 +114,28 @@ class Location(NamedTuple):
 class Checkpointer:
   """Saves the states of an encode's stages every so many seconds, and resumes from them.
 
-  `resume` and `on_block` are an encode's hooks. `locate` names the place of a stage by the stage's
+  `hooks` are an encode's hooks. `locate` names the place of a stage by the stage's
   name. The last state of a stage is always saved. Each state is saved with the seconds that the
   encode has taken, so that `seconds` includes those of earlier processes.
   """
 
   def __init__(self, title: str, locate: Callable[[str], Location], every: float, bars: Bars):
     self._title, self._locate, self._every, self._bars = title, locate, every, bars
-    self._unsaved: tuple[Stage, Any, int] | None = None
+    self._unsaved: tuple[Stage, StageState, int] | None = None
     self._stopwatch, self._since_save = Stopwatch(), Stopwatch()
     self._seconds_before = 0.0
+
+  @property
+  def hooks(self) -> Hooks:
+    """For `codec.encode`."""
+    return Hooks(self.resume, self.on_block)
 
   @property
   def seconds(self) -> float:
     """Taken by this encode: by this process, and by earlier ones up to the states they saved."""
     return self._seconds_before + self._stopwatch.elapsed
 
-  def resume(self, stage: Stage, start: Any) -> Any:
+  def resume(self, stage: Stage, start: StageState) -> StageState:
     """The state that was saved, or `start`; a state that cannot be used is removed."""
     folder, settings = self._locate(stage.name)
     try:
@@ -147,7 +153,7 @@ class Checkpointer:
     self._bars.begin(stage, saved.step)
     return saved.state
 
-  def on_block(self, stage: Stage, state: Any, progress: Progress) -> None:
+  def on_block(self, stage: Stage, state: StageState, progress: Progress) -> None:
     """Saves the state after a block of steps if it is due."""
     self._unsaved = stage, state, progress.step
     due = self._since_save.elapsed >= self._every

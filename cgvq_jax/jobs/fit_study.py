@@ -15,16 +15,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from cgvq_jax import codec, devices, metrics
+from cgvq_jax import devices, metrics
 from cgvq_jax.evaluate import plots
 from cgvq_jax.evaluate.tables import table
 from cgvq_jax.evaluate.timer import Stopwatch
-from cgvq_jax.fit.api import KNOWN
+from cgvq_jax.fit.api import fit_image
+from cgvq_jax.fit.driver import Hooks
 from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.io import files, images
 from cgvq_jax.jobs import base
@@ -35,7 +34,7 @@ from cgvq_jax.rasterize.api import rasterize
 if TYPE_CHECKING:
   from jaxtyping import Float
 
-  from cgvq_jax.fit.blocks import Progress
+  from cgvq_jax.fit.stages import Progress, Stage, StageState
 
 Row = Mapping[str, Any]
 
@@ -107,33 +106,23 @@ def _read_row(path: Path, settings: Mapping[str, Any]) -> Row | None:
   return record.get('row')
 
 
-class _Stage(NamedTuple):
-  name: str
-  num_steps: int
-
-
 def _fit(image: str, name: str, pixels: Float[np.ndarray, 'H W C'], fit: Fit) -> Row:
   """Fits one image and measures it; `curve` has (step, seconds, dB) after every block of steps."""
-  count, settings = fit
-  bars, stage = Bars(f'{image} {name}'), _Stage('fit', settings.steps)
+  bars = Bars(f'{image} {name}')
   curve: list[tuple[int, float, float]] = []
-  bars.begin(stage)
   stopwatch = Stopwatch()
 
-  def on_block(state: Any, progress: Progress) -> None:
+  def resume(stage: Stage, start: StageState) -> StageState:
+    bars.begin(stage)
+    return start
+
+  def on_block(stage: Stage, state: StageState, progress: Progress) -> None:
     del state
     curve.append((progress.step, stopwatch.elapsed, progress.psnr))
     bars.show(stage, progress)
 
   try:
-    gaussians = codec.fit_image(
-      jax.random.key(settings.seed),
-      jnp.asarray(pixels),
-      count,
-      steps=settings.steps,
-      on_block=on_block,
-      **{field: known[getattr(settings, field)] for field, known in KNOWN.items()},
-    )
+    gaussians = fit_image(pixels, fit.num_gaussians, fit.settings, Hooks(resume, on_block))
   finally:
     bars.close()
   seconds = stopwatch.elapsed

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from tqdm import tqdm
 
 from cgvq_jax.evaluate.timer import Stopwatch
 
 if TYPE_CHECKING:
-  from cgvq_jax.fit.blocks import Progress
-
-
-class Stage(Protocol):
-  """What is shown of a stage."""
-
-  @property
-  def name(self) -> str: ...
-
-  @property
-  def num_steps(self) -> int: ...
+  from cgvq_jax.fit.stages import Progress, Stage
 
 
 class Bars:

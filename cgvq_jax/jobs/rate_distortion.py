@@ -16,6 +16,7 @@ again makes only the files that are missing, damaged or made with other settings
 from __future__ import annotations
 
 import hashlib
+import inspect
 import itertools
 import math
 import os
@@ -26,19 +27,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cgvq_jax import codec, devices, metrics
 from cgvq_jax.bitstream import container
 from cgvq_jax.evaluate import baselines, compare, report, similarity
-from cgvq_jax.fit.api import KNOWN
 from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.io import images
 from cgvq_jax.jobs import base, checkpoint
 from cgvq_jax.jobs.base import Outcome, Source, reported
 from cgvq_jax.jobs.progress import Bars
-from cgvq_jax.methods.registry import ABLATIONS, CODEBOOK_METHODS, METHODS, Method
+from cgvq_jax.methods import registry
+from cgvq_jax.methods.base import Method
 
 if TYPE_CHECKING:
   import numpy as np
   from jaxtyping import Float, UInt8
-
-_DEFAULT_SETTINGS = FitSettings()
 
 
 class Point(NamedTuple):
@@ -56,9 +55,16 @@ class Point(NamedTuple):
     return str(self.num_gaussians) if self.quality is None else f'q{self.quality:g}'
 
   def make(self, channels: int) -> Method:
-    """The method with these options."""
-    quality = () if self.quality is None else (self.quality,)
-    return (METHODS | ABLATIONS)[self.method](channels, *quality)
+    """The method with these options, for images of so many channels."""
+    method, *_ = self
+    return registry.make(method, channels, **self.options)
+
+  @property
+  def options(self) -> dict[str, Any]:
+    """The options by name, as `registry.make` takes them."""
+    options = self._asdict()
+    del options['method']
+    return options
 
 
 def grid(
@@ -66,31 +72,37 @@ def grid(
   num_gaussians: Sequence[int],
   num_clusters: Sequence[int | None] = (None,),
   qualities: Sequence[float] = (),
-  order: str = 'sorted',
+  order: str | None = None,
 ) -> list[Point]:
-  """A point for each quality of a method that has one, else for each N and K; each point once.
+  """A point for each quality of a method that has that option, else for each N and K; each once.
 
-  A K of None is the method's default, and K is at most N.
+  A K of None is the method's default, and K is at most N. A method without one of the options
+  `num_gaussians`, `num_clusters` and `order` is made without it.
   """
   by_count = [
-    Point(method, count, min(clusters or _default_clusters(method), count), order)
+    _counted(method, count, clusters, order)
     for count, method, clusters in itertools.product(num_gaussians, methods, num_clusters)
-    if not _has_quality(method)
+    if 'quality' not in registry.options(method)
   ]
   by_quality = [
     Point(method, quality=quality)
     for quality, method in itertools.product(qualities, methods)
-    if _has_quality(method)
+    if 'quality' in registry.options(method)
   ]
   return list(dict.fromkeys(by_count + by_quality))
 
 
-def _has_quality(method: str) -> bool:
-  return method not in CODEBOOK_METHODS
+def _counted(method: str, count: int, clusters: int | None, order: str | None) -> Point:
+  """A point at some N and K, of which it keeps what the method has as an option."""
+  known = registry.options(method)
+  if 'num_clusters' in known:
+    clusters = min(clusters or _default_clusters(method), count)
+  options = {'num_gaussians': count, 'num_clusters': clusters, 'order': order}
+  return Point(method, **{name: value for name, value in options.items() if name in known})
 
 
 def _default_clusters(method: str) -> int:
-  return CODEBOOK_METHODS[method]().num_clusters
+  return inspect.signature(registry.METHODS[method]).parameters['num_clusters'].default
 
 
 def run(
@@ -98,7 +110,7 @@ def run(
   workdir: str | os.PathLike[str],
   *,
   points: Sequence[Point],
-  settings: FitSettings = _DEFAULT_SETTINGS,
+  settings: FitSettings = FitSettings(),
   baseline_codecs: Sequence[str] = (),
   comparison: report.Comparison = report.DEFAULT_COMPARISON,
   checkpoint_seconds: float = 60.0,
@@ -184,10 +196,14 @@ class Task(NamedTuple):
     return self.workdir / self.folder / self.point.setting / f'{self.image}.cgvq'
 
   @property
+  def method(self) -> Method:
+    """The method with its options."""
+    return self.point.make(self.shape[2])
+
+  @property
   def num_gaussians(self) -> int:
-    """The most Gaussians that it may have."""
-    method = self.point.make(self.shape[2])
-    return self.point.num_gaussians or method.num_gaussians(math.prod(self.shape[:2]))
+    """The most Gaussians that are fitted."""
+    return self.method.gaussian_budget(math.prod(self.shape[:2]))
 
   def locate(self, stage: str) -> checkpoint.Location:
     """Where the states of a stage are saved: those of a fit in one place for all methods."""
@@ -217,7 +233,7 @@ def _make(task: Task, pixels: Float[np.ndarray, 'H W C'], every: float) -> dict[
   bars = Bars(task.title)
   checkpointer = checkpoint.Checkpointer(task.title, task.locate, every, bars)
   try:
-    data = _encode(task, pixels, checkpointer)
+    data = codec.encode(pixels, task.method, task.settings, checkpointer.hooks)
   except KeyboardInterrupt:
     checkpointer.save()
     raise
@@ -236,34 +252,6 @@ def _make(task: Task, pixels: Float[np.ndarray, 'H W C'], every: float) -> dict[
     flush=True,
   )
   return record
-
-
-class _Stage(NamedTuple):
-  name: str
-  num_steps: int
-
-
-def _encode(
-  task: Task, pixels: Float[np.ndarray, 'H W C'], checkpointer: checkpoint.Checkpointer
-) -> bytes:
-  settings = task.settings
-  stages = {
-    'fit': _Stage('fit', settings.steps),
-    'finetune': _Stage('finetune', settings.finetune_steps),
-  }
-  return codec.encode(
-    pixels,
-    task.point.make(pixels.shape[2]),
-    num_gaussians=task.num_gaussians,
-    num_clusters=task.point.num_clusters,
-    fit_steps=settings.steps,
-    finetune_steps=settings.finetune_steps,
-    seed=settings.seed,
-    **{field: known[getattr(settings, field)] for field, known in KNOWN.items()},
-    order=container.ORDERS[task.point.order or 'sorted'],
-    resume=lambda name, start: checkpointer.resume(stages[name], start),
-    on_block=lambda name, state, progress: checkpointer.on_block(stages[name], state, progress),
-  )
 
 
 def _row(

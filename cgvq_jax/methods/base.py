@@ -1,23 +1,44 @@
-"""What a method is given."""
+"""What a method is: how an image becomes the integers of a file, as stages that a driver runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.fit.settings import FitSettings
+from cgvq_jax.fit.stages import Stages
+
+MAX_GAUSSIANS = 1 << 22  # as many as a file may hold
 
 
-class Telling(NamedTuple):
-  """What a method tells in a file's integers, and how much work it may take."""
+class Method(Protocol):
+  """A codec variant, for images of some number of channels.
 
-  key: PRNGKeyArray
-  gaussians: Gaussians  # free ones, fitted
-  target: Float[Array, 'H W C']
-  num_clusters: int
-  steps: int
-  loss: Callable[[Any, Any], Any]
-  resume: Callable[[Any], Any]  # the initial state -> the state to go on from
-  on_block: Callable[[Any, Any], None]  # (state, fit.Progress)
+  A method is frozen and hashable, and holds its options. The stages of one image are made anew for
+  each encode; the last one finishes with symbols, which `bitstream.container.write` takes: a value
+  of `CodebookSymbols`, `AdaptiveSymbols` or of another registered format.
+  """
+
+  @property
+  def name(self) -> str:
+    """Stands in the file."""
+    ...
+
+  def gaussian_budget(self, num_pixels: int) -> int:
+    """The most Gaussians that it fits to a picture of so many pixels."""
+    ...
+
+  def check(self, channels: int) -> None:
+    """Raises ValueError where an option is out of range or does not fit the channels."""
+    ...
+
+  def stages(self, target: Float[Array, 'H W C'], settings: FitSettings) -> Stages:
+    """How to encode an image."""
+    ...
+
+
+def check_number(name: str, number: Any, low: int, high: int) -> None:
+  """Raises ValueError where a whole number is out of range."""
+  if not low <= number <= high:
+    raise ValueError(f'{name}: wanted {low} to {high}, got {number}')

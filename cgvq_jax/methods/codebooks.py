@@ -1,4 +1,8 @@
-"""Training through the quantizers: clusters of Gaussians and codebooks that fit each other."""
+"""The papers' methods: clusters of Gaussians with codebooks each, trained through the quantizers.
+
+Two stages: the fit, then `finetune`, in which Gaussians and codebooks are trained with a
+straight-through gradient (CGVQ poster; GaussianImage, section 3.2).
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,24 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from cgvq_jax.fit import blocks, densify, optimizers
-from cgvq_jax.fit.losses import Loss, clamped_l2
+from cgvq_jax.bitstream.container import MAX_CLUSTERS, ORDERS
+from cgvq_jax.fit import optimizers
+from cgvq_jax.fit.api import fit_stage, functions_of
+from cgvq_jax.fit.blocks import place
+from cgvq_jax.fit.settings import FitSettings
+from cgvq_jax.fit.stages import (
+  FitState,
+  Forward,
+  ForwardFn,
+  Progress,
+  Stage,
+  Stages,
+  StageState,
+  blocks_of,
+  initial_state,
+)
 from cgvq_jax.io.images import to_bytes8
-from cgvq_jax.methods.base import Telling
+from cgvq_jax.methods.base import MAX_GAUSSIANS, check_number
 from cgvq_jax.metrics import psnr
 from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import canonical
@@ -30,26 +48,52 @@ from cgvq_jax.rasterize.api import rasterize
 ATTRIBUTES = ('position', 'rotation_scale', 'color')
 
 
-class Method(NamedTuple):
+@struct.dataclass
+class Rows:
+  """One value for each attribute: rows of the Gaussians, or a quantizer's params."""
+
+  position: Any  # [N, 2], -1..1 from edge to edge of the image
+  rotation_scale: Any  # [N, 3], [rotation, log s1, log s2]
+  color: Any  # [N, C]
+
+
+class Quantizers(NamedTuple):
+  """One for each attribute."""
+
+  position: Quantizer
+  rotation_scale: Quantizer
+  color: Quantizer
+
+
+class CodebookMethod(NamedTuple):
   """A codec variant is a choice of functions: one quantizer for each attribute."""
 
   name: str
-  num_clusters: int  # the method's own default K
+  num_gaussians: int  # N, to fit at most
+  num_clusters: int  # K
   position: Quantizer  # rows [x, y], -1..1 from edge to edge of the image
   rotation_scale: Quantizer  # rows [rotation, log s1, log s2]
   color: Quantizer  # rows of C channels
+  order: str = 'sorted'  # of the Gaussians in the file, a key of container.ORDERS
 
-  min_gain = densify.MIN_GAIN  # squared error that a Gaussian has to gain
+  @property
+  def quantizers(self) -> Quantizers:
+    """The quantizer of each attribute."""
+    return Quantizers(self.position, self.rotation_scale, self.color)
 
-  def num_gaussians(self, num_pixels: int) -> int:
-    """How many to fit where nothing is said: what the papers compare at."""
+  def gaussian_budget(self, num_pixels: int) -> int:
+    """N, whatever the size of the picture."""
     del num_pixels
-    return 10_000
+    return self.num_gaussians
 
   def check(self, channels: int) -> None:
-    """Raises ValueError where a quantizer does not take its attribute's rows."""
+    """Raises ValueError where an option is out of range or a quantizer does not take its rows."""
+    check_number('num_gaussians', self.num_gaussians, 1, MAX_GAUSSIANS)
+    check_number('num_clusters', self.num_clusters, 1, MAX_CLUSTERS)
+    if self.order not in ORDERS:
+      raise ValueError(f'order: wanted one of {", ".join(ORDERS)}, got {self.order!r}')
     key, mask = jax.random.key(0), jnp.ones(1, bool)
-    for attribute, columns in _columns(channels).items():
+    for attribute, columns in columns_of(channels).items():
       quantizer: Quantizer = getattr(self, attribute)
       rows = jnp.zeros((1, columns))
       got: Any = None
@@ -63,36 +107,13 @@ class Method(NamedTuple):
           f' for {channels} channels, got a quantizer of others'
         )
 
-  def tell(self, telling: Telling) -> CodebookSymbols:
-    """Clusters the Gaussians and trains them with their codebooks. Raises FitError as `run`."""
-    height, width, _ = telling.target.shape
-    gaussians = canonical(telling.gaussians)
-    num_clusters = min(telling.num_clusters, gaussians.num_gaussians)
-    cluster_key, codebook_key = jax.random.split(telling.key)
-    labels = cluster(cluster_key, gaussians, num_clusters)
-    context = make_context(np.asarray(labels), num_clusters, height, width)
-    tuner = adam(telling.steps)
-    start = initial_state(codebook_key, gaussians, context, telling.target, self, tuner)
-    tuned = run(
-      telling.resume(start),
-      context,
-      telling.target,
-      self,
-      steps=telling.steps,
-      optimizer=tuner,
-      loss=telling.loss,
-      on_block=telling.on_block,
-    )
-    return freeze(tuned.best, context, self, height, width)
-
-
-@struct.dataclass
-class Rows:
-  """One value for each attribute: rows of the Gaussians, or a quantizer's params."""
-
-  position: Any  # [N, 2], -1..1 from edge to edge of the image
-  rotation_scale: Any  # [N, 3], [rotation, log s1, log s2]
-  color: Any  # [N, C]
+  def stages(self, target: Float[Array, 'H W C'], settings: FitSettings) -> Stages:
+    """Fit, then cluster and fine-tune; finishes with `CodebookSymbols`."""
+    fit_key, finetune_key = jax.random.split(jax.random.key(settings.seed))
+    return [
+      lambda _: fit_stage(fit_key, target, self.num_gaussians, settings),
+      lambda gaussians: finetune_stage(self, finetune_key, gaussians, target, settings),
+    ]
 
 
 @struct.dataclass
@@ -164,22 +185,22 @@ def equal_slope_steps(
   return jax.tree.map(lambda h: jnp.sqrt(12 * allowed / jnp.maximum(h, 1e-30)), rows)
 
 
-def _each(method: Method, function: Callable[..., Any], *rows: Rows) -> Rows:
+def _each(quantizers: Quantizers, function: Callable[..., Any], *rows: Rows) -> Rows:
   """Applies `function(quantizer, *values)` to each attribute."""
   return Rows(
-    **{a: function(getattr(method, a), *(getattr(r, a) for r in rows)) for a in ATTRIBUTES}
+    **{a: function(getattr(quantizers, a), *(getattr(r, a) for r in rows)) for a in ATTRIBUTES}
   )
 
 
 @lru_cache
-def through(method: Method) -> blocks.ForwardFn:
+def through(quantizers: Quantizers) -> ForwardFn:
   """The forward function of a fine-tuning step: quantize every cluster, dequantize, join.
 
   Steps and offsets learn by gradient, codebooks by moving averages. Both are in `Trained`; the
   carry is how far the moving averages have taken them, to which the optimizer adds nothing.
   """
 
-  def forward(params: Trained, carry: Rows, context: Context) -> blocks.Forward:
+  def forward(params: Trained, carry: Rows, context: Context) -> Forward:
     clusters = context.clusters
     effective = jax.tree.map(jnp.add, params.quantizers, jax.lax.stop_gradient(carry))
 
@@ -189,29 +210,30 @@ def through(method: Method) -> blocks.ForwardFn:
       return jax.vmap(quantizer.quantize)(quantizer_params, padded, clusters.mask)
 
     rows = to_rows(params.gaussians, context.size)
-    quantized = _each(method, quantize, effective, rows)
+    quantized = _each(quantizers, quantize, effective, rows)
     moved = jax.tree.map(
       lambda new, old, moved: jax.lax.stop_gradient(new - old) + moved,
-      _each(method, lambda _, q: q.params, quantized),
+      _each(quantizers, lambda _, q: q.params, quantized),
       effective,
       carry,
     )
-    values = _each(method, lambda _, q: join(q.value, clusters), quantized)
+    values = _each(quantizers, lambda _, q: join(q.value, clusters), quantized)
     # Each cluster's loss is a mean over its members; weighted, the sum is a mean over them all.
     share = clusters.counts / jnp.sum(clusters.counts)
     losses = [jnp.sum(share * getattr(quantized, a).loss) for a in ATTRIBUTES]
     penalty = jnp.sum(jnp.stack(losses))
-    return blocks.Forward(from_rows(values, context.size), moved, penalty)
+    return Forward(from_rows(values, context.size), moved, penalty)
 
   return forward
 
 
-def _columns(channels: int) -> dict[str, int]:
+def columns_of(channels: int) -> dict[str, int]:
+  """The columns of each attribute's rows."""
   return dict(zip(ATTRIBUTES, (2, 3, channels), strict=True))
 
 
-@partial(jax.jit, static_argnames='method')
-def _initial_quantizers(key, gaussians, context, squared_error, method):
+@partial(jax.jit, static_argnames='quantizers')
+def _initial_params(key, gaussians, context, squared_error, quantizers):
   def init(quantizer: Quantizer, rows, steps, key):
     padded, steps = (split(array, context.clusters) for array in (rows, steps))
     keys = jax.random.split(key, context.clusters.num_clusters)
@@ -219,7 +241,7 @@ def _initial_quantizers(key, gaussians, context, squared_error, method):
 
   keys = Rows(*jax.random.split(key, len(ATTRIBUTES)))
   steps = equal_slope_steps(gaussians, context.size, squared_error)
-  return _each(method, init, to_rows(gaussians, context.size), steps, keys)
+  return _each(quantizers, init, to_rows(gaussians, context.size), steps, keys)
 
 
 def make_context(labels: np.ndarray, num_clusters: int, height: int, width: int) -> Context:
@@ -227,18 +249,18 @@ def make_context(labels: np.ndarray, num_clusters: int, height: int, width: int)
   return Context(layout(labels, num_clusters), jnp.array([width, height], jnp.float32))
 
 
-@partial(jax.jit, static_argnames='method')
-def _symbols(params, gaussians, context, method):
+@partial(jax.jit, static_argnames='quantizers')
+def _symbols(params, gaussians, context, quantizers):
   def quantize(quantizer: Quantizer, quantizer_params, rows):
     padded = split(rows, context.clusters)
     quantized = jax.vmap(quantizer.quantize)(quantizer_params, padded, context.clusters.mask)
     return quantized.symbols
 
-  return _each(method, quantize, params, to_rows(gaussians, context.size))
+  return _each(quantizers, quantize, params, to_rows(gaussians, context.size))
 
 
-def freeze(
-  state: blocks.FitState, context: Context, method: Method, height: int, width: int
+def quantize(
+  state: FitState, context: Context, method: CodebookMethod, height: int, width: int
 ) -> CodebookSymbols:
   """The state as the integers that a file holds.
 
@@ -247,16 +269,18 @@ def freeze(
   """
   trained: Trained = state.params
   params = jax.tree.map(jnp.add, trained.quantizers, state.carry)
-  tables = _each(method, lambda quantizer, p: quantizer.tabulate(p), params)
-  restored = _each(method, lambda quantizer, t: quantizer.restore(t, quantizer.alphabets), tables)
-  symbols = _symbols(restored, trained.gaussians, context, method)
+  tables = _each(method.quantizers, lambda quantizer, p: quantizer.tabulate(p), params)
+  restored = _each(
+    method.quantizers, lambda quantizer, t: quantizer.restore(t, quantizer.alphabets), tables
+  )
+  symbols = _symbols(restored, trained.gaussians, context, method.quantizers)
   mask = np.asarray(context.clusters.mask)
 
   def stream(quantizer: Quantizer, table, symbols):
     ordered = np.asarray(symbols)[mask]  # cluster by cluster
     return Stream(quantizer.name, quantizer.alphabets, table, ordered.astype(np.int32))
 
-  streams = _each(method, stream, tables, symbols)
+  streams = _each(method.quantizers, stream, tables, symbols)
   return CodebookSymbols(
     height=height,
     width=width,
@@ -272,7 +296,7 @@ def _dequantize(dequantize, params: Params, symbols, clusters: Clusters):
   return join(jax.vmap(dequantize)(params, split(symbols, clusters)), clusters)
 
 
-def thaw(symbols: CodebookSymbols, quantizers: dict[str, Quantizer]) -> Gaussians:
+def dequantize(symbols: CodebookSymbols, quantizers: dict[str, Quantizer]) -> Gaussians:
   """Gaussians from the integers of a file: table look-ups, cluster by cluster.
 
   Raises ValueError, naming the attribute, on a quantizer that is not among `quantizers` and on
@@ -296,86 +320,87 @@ def thaw(symbols: CodebookSymbols, quantizers: dict[str, Quantizer]) -> Gaussian
       raise ValueError(f'{attribute}: wanted {columns} columns, got {rows.shape[1]}')
     return rows
 
-  rows = Rows(**{a: dequantize(a, n) for a, n in _columns(symbols.channels).items()})
+  rows = Rows(**{a: dequantize(a, n) for a, n in columns_of(symbols.channels).items()})
   return from_rows(rows, jnp.array([symbols.width, symbols.height], jnp.float32))
-
-
-@struct.dataclass
-class TuneState:
-  """Where the fine-tuning stands, and its best state by the PSNR of the decoded 8-bit image."""
-
-  current: blocks.FitState
-  best: blocks.FitState
-  best_psnr: Float[Array, '']  # dB
 
 
 def decoded_psnr(
   symbols: CodebookSymbols, target: np.ndarray, quantizers: dict[str, Quantizer]
 ) -> float:
   """PSNR (dB) of the 8-bit image that the symbols decode to."""
-  image = rasterize(thaw(symbols, quantizers), symbols.height, symbols.width)
+  image = rasterize(dequantize(symbols, quantizers), symbols.height, symbols.width)
   return psnr(to_bytes8(target), to_bytes8(np.asarray(image)))
 
 
-def initial_state(
+@struct.dataclass
+class Best:
+  """The state so far whose decoded 8-bit picture has the highest PSNR."""
+
+  state: FitState
+  psnr: Float[Array, '']  # dB
+
+
+def finetune_stage(
+  method: CodebookMethod,
+  key: PRNGKeyArray,
+  gaussians: Gaussians,
+  target: Float[Array, 'H W C'],
+  settings: FitSettings,
+) -> Stage:
+  """The stage 'finetune': clusters the Gaussians and trains them together with their codebooks.
+
+  After every block the state is quantized, decoded and measured, so the best is best by the
+  decoded picture and not by the loss.
+  """
+  height, width, _ = target.shape
+  gaussians = canonical(gaussians)
+  num_clusters = min(method.num_clusters, gaussians.num_gaussians)
+  cluster_key, codebook_key = jax.random.split(key)
+  labels = cluster(cluster_key, gaussians, num_clusters)
+  context = make_context(np.asarray(labels), num_clusters, height, width)
+  optimizer = adam(settings.finetune_steps)
+  start = initial_finetune_state(codebook_key, gaussians, context, target, method, optimizer)
+  quantizers = {getattr(method, a).name: getattr(method, a) for a in ATTRIBUTES}
+  pixels = np.asarray(target)
+
+  def symbols_of(state: FitState) -> CodebookSymbols:
+    return quantize(state, context, method, height, width)
+
+  def with_best(current: FitState, best: Best) -> tuple[StageState, float]:
+    psnr = decoded_psnr(symbols_of(current), pixels, quantizers)
+    if psnr > best.psnr:
+      best = Best(current, jnp.array(psnr))
+    return StageState(current, best), psnr
+
+  def after_block(state: StageState, progress: Progress) -> tuple[StageState, Progress]:
+    state, psnr = with_best(state.current, state.memory)
+    return state, progress._replace(psnr=psnr)
+
+  return Stage(
+    name='finetune',
+    num_steps=settings.finetune_steps,
+    target=place(target),
+    start=with_best(start, Best(start, jnp.array(-jnp.inf)))[0],
+    forward=through(method.quantizers),
+    optimizer=optimizer,
+    loss=functions_of(settings).loss,
+    next_block=blocks_of(settings.finetune_steps, place(context)),
+    after_block=after_block,
+    finish=lambda state: symbols_of(state.memory.state),
+  )
+
+
+def initial_finetune_state(
   key: PRNGKeyArray,
   gaussians: Gaussians,
   context: Context,
   target: Float[Array, 'H W C'],
-  method: Method,
+  method: CodebookMethod,
   optimizer: optax.GradientTransformation,
-) -> TuneState:
+) -> FitState:
   """Quantizers fitted to the Gaussians as they are, before the first step."""
   height, width, _ = target.shape
   squared_error = jnp.sum(jnp.square(rasterize(gaussians, height, width) - target))
-  quantizers = _initial_quantizers(key, gaussians, context, squared_error, method)
-  carry = jax.tree.map(jnp.zeros_like, quantizers)
-  state = blocks.initial_state(Trained(gaussians, quantizers), carry, optimizer)
-  return TuneState(state, state, jnp.array(-jnp.inf))
-
-
-def run(
-  state: TuneState,
-  context: Context,
-  target: Float[Array, 'H W C'],
-  method: Method,
-  *,
-  steps: int,
-  optimizer: optax.GradientTransformation,
-  loss: Loss = clamped_l2,
-  on_block: Callable[[TuneState, blocks.Progress], None] | None = None,
-) -> TuneState:
-  """Goes on from `state` until `steps` steps are done.
-
-  After every block the state is frozen, decoded and measured, so what is kept as best is best by
-  the decoded image and not by the loss. Raises FitError as `blocks.run`.
-  """
-  height, width, _ = target.shape
-  quantizers = {getattr(method, a).name: getattr(method, a) for a in ATTRIBUTES}
-  pixels = np.asarray(target)
-
-  def measured(current: blocks.FitState, before: TuneState) -> tuple[TuneState, float]:
-    now = decoded_psnr(freeze(current, context, method, height, width), pixels, quantizers)
-    if now > before.best_psnr:
-      return TuneState(current, current, jnp.array(now)), now
-    return TuneState(current, before.best, before.best_psnr), now
-
-  def after_block(current: blocks.FitState, progress: blocks.Progress) -> None:
-    nonlocal state
-    state, now = measured(current, state)
-    if on_block:
-      on_block(state, progress._replace(psnr=now))
-
-  if int(state.current.step) == 0:
-    state, _ = measured(state.current, state)
-  blocks.run(
-    state.current,
-    target,
-    steps=steps,
-    optimizer=optimizer,
-    loss=loss,
-    forward=through(method),
-    context=context,
-    on_block=after_block,
-  )
-  return state
+  params = _initial_params(key, gaussians, context, squared_error, method.quantizers)
+  carry = jax.tree.map(jnp.zeros_like, params)
+  return initial_state(Trained(gaussians, params), carry, optimizer)

@@ -1,9 +1,12 @@
-"""Rounding with refitting: some numbers are rounded for good, the others make up for it, and on.
+"""Our method, `cgvq_rd`: staged quantization with refitting, in steps of each Gaussian's own.
 
-Rounding all at once adds every number's error. Here they are rounded in turns, an eighth of one
-attribute at a time: log scales, rotations, means, colours, each in the steps that what is rounded
-already allows it (`quantize.graded`). Between turns the numbers that are still free are fitted on.
-Colours are the last: the picture is linear in them, so they make up for the others best.
+Two stages: the fit, then `finetune`, which prunes and quantizes. Pruning pays for the rate in the
+loss, so that Gaussians which are not worth their bits fade away. Then the numbers are quantized
+group by group, an eighth of one attribute at a time: log scales, rotations, means, colours, each
+in the quantization steps that the numbers before it imply (`quantize.adaptive`). Between groups the
+numbers that are still free are refitted and make up for part of the error; quantized all at once,
+every number would add its own. Colours come last: the picture is linear in them, so they compensate
+best.
 """
 
 from __future__ import annotations
@@ -22,110 +25,128 @@ from flax import struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from cgvq_jax.bitstream import adaptive as stream
-from cgvq_jax.fit import blocks, densify, optimizers
-from cgvq_jax.fit.losses import Loss, clamped_l2
-from cgvq_jax.methods.base import Telling
+from cgvq_jax.fit import densify, optimizers
+from cgvq_jax.fit.api import fit_stage, functions_of
+from cgvq_jax.fit.blocks import place
+from cgvq_jax.fit.settings import FitSettings
+from cgvq_jax.fit.stages import (
+  BLOCK_STEPS,
+  FitState,
+  Forward,
+  NextBlock,
+  Progress,
+  Stage,
+  Stages,
+  StageState,
+  initial_state,
+)
+from cgvq_jax.methods.base import MAX_GAUSSIANS, check_number
 from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import canonical
 from cgvq_jax.quantize import adaptive
 from cgvq_jax.quantize.adaptive import AdaptiveSymbols
 
-ORDER = ('log_scale', 'rotation', 'mean_xy', 'color')
+# The order in which attributes are quantized.
+ATTRIBUTES = ('log_scale', 'rotation', 'mean_xy', 'color')
 
-# A fifth of the fit's, in each Gaussian's own frame, and they do not decay: the last turn rounds as
-# much as the first.
+# A fifth of the fit's, in each Gaussian's own frame. They do not decay: the last group is quantized
+# as coarsely as the first and needs as much refitting.
 RATES = optimizers.rates(mean_xy=0.02, log_scale=0.01, rotation=0.01, color=0.001)
-# Of all steps, for those that thin the Gaussians out before the first is rounded.
-_THINNING = 0.7
-# What it takes to tell that a Gaussian is there at all: its place, its grade, its share of the
-# tables. In units of the rate of its numbers, of which ln 2 are 3 bits: 13 bits.
+# The share of the steps that prune, before the first group is quantized.
+_PRUNING_SHARE = 0.7
+# The cost of a Gaussian's existence: its place, its energy class, its share of the tables. In units
+# of the rate of its numbers, of which ln 2 are 3 bits: 13 bits.
 _PRESENCE = 3.0
-# Levels of a colour below this are told as 0: at 2 ln 2 delta^2 / 12 a bit, 0.65 is where that pays
-# if 0 takes 2.6 bits less, as it does for the weak axes.
-_LEAST_LEVEL = 0.65
-_FLOOR = 0.4  # px
-# Gaussians to start from: pixels for each at a step_index, and twice as many for every _OCTAVE of
-# step_index, the same for every picture. That is 2 or 3 times as many as will be left; those that
-# are too many show where the others are best.
-_PIXELS_EACH, _PRECISION, _OCTAVE = 40, 256, 80
+# The dead zone: levels of a colour below this become 0. At 2 ln 2 delta^2 / 12 a bit, 0.65 is the
+# break-even if a 0 takes 2.6 bits less, as it does on the weak axes.
+_DEAD_ZONE = 0.65
+_SCALE_FLOOR = 0.4  # px
+# How many Gaussians to start from: pixels for each at a step index, and twice as many for every
+# _OCTAVE of step indices, whatever the picture. Two or three times as many as will be left: the
+# surplus shows where the others are best.
+_PIXELS_EACH, _STEP_INDEX, _OCTAVE = 40, 256, 80
 
 
-class Rounding(NamedTuple):
-  """A method: how fitted Gaussians become `AdaptiveSymbols` integers."""
+class AdaptiveMethod(NamedTuple):
+  """Every number in quantization steps of its own, by its Gaussian's energy and shape."""
 
   name: str
-  step_index: int  # delta = 2^(2 - step_index / 64)
-  weight: float = 1.5  # of the rate while Gaussians are thinned out, over the slope of rounding
+  step_index: int  # the quantization step is delta = 2^(2 - step_index / 64)
+  num_gaussians: int | None = None  # to start from; None: by the step and the size of the picture
+  lmbda: float = 1.5  # weight of the rate while pruning, over the slope of quantization
   presence: float = _PRESENCE
-  parts: int = 8  # turns of an attribute
-  # What may be another: how energies become grades, and the axes that colours are told along.
-  grades: Callable[[Float[np.ndarray, 'N'], float], Int[np.ndarray, 'N']] = adaptive.energy_classes
+  groups: int = 8  # of each attribute
+  # For ablations: how energies become classes, and the axes along which colours are quantized.
+  classify: Callable[[Float[np.ndarray, 'N'], float], Int[np.ndarray, 'N']] = (
+    adaptive.energy_classes
+  )
   axes: Callable[[Float[np.ndarray, 'N C']], Int[np.ndarray, 'C C']] = adaptive.color_axes
 
-  num_clusters = 1  # Gaussians are told by their grades; there are no codebooks to share
+  @property
+  def delta(self) -> float:
+    """The quantization step of e, colour times px."""
+    return adaptive.step_of(self.step_index)
 
   @property
   def min_gain(self) -> float:
     """Squared error that a Gaussian has to gain: the energy below which none is kept."""
-    return adaptive.step_of(self.step_index) ** 2
+    return self.delta**2
 
-  def num_gaussians(self, num_pixels: int) -> int:
-    """How many to fit; thinning leaves a half or a third of them, by what the picture needs."""
-    octaves = (self.step_index - _PRECISION) / _OCTAVE
+  def gaussian_budget(self, num_pixels: int) -> int:
+    """How many to fit; pruning leaves a half or a third of them, by what the picture needs."""
+    if self.num_gaussians is not None:
+      return self.num_gaussians
+    return self.default_budget(num_pixels)
+
+  def default_budget(self, num_pixels: int) -> int:
+    """By the quantization step and the size of the picture."""
+    octaves = (self.step_index - _STEP_INDEX) / _OCTAVE
     return max(round(num_pixels / _PIXELS_EACH * 2**octaves), 1)
 
   def check(self, channels: int) -> None:
-    """Any number of channels can be told."""
+    """Raises ValueError where an option is out of range; any number of channels will do."""
+    del channels
+    check_number('step_index', self.step_index, 0, adaptive.MAX_STEP_INDEX)
+    if self.num_gaussians is not None:
+      check_number('num_gaussians', self.num_gaussians, 1, MAX_GAUSSIANS)
 
-  def tell(self, telling: Telling) -> AdaptiveSymbols:
-    """Thins out, rounds and refits. Raises FitError as `blocks.run`."""
-    optimizer = adam()
-    # As many as the fit started with, whatever it has left: pictures of one size share a program.
-    count = max(
-      self.num_gaussians(math.prod(telling.target.shape[:2])), telling.gaussians.num_gaussians
-    )
-    gaussians = densify.with_inactive(telling.gaussians, count)
-    state = telling.resume(initial_state(gaussians, optimizer))
-    state = run(
-      state,
-      telling.target,
-      key=telling.key,
-      method=self,
-      steps=telling.steps,
-      optimizer=optimizer,
-      loss=telling.loss,
-      on_block=telling.on_block,
-    )
-    return freeze(state, self, *telling.target.shape[:2])
+  def stages(self, target: Float[Array, 'H W C'], settings: FitSettings) -> Stages:
+    """Fit, then prune and quantize; finishes with `AdaptiveSymbols`."""
+    fit_key, quantize_key = jax.random.split(jax.random.key(settings.seed))
+    budget = self.gaussian_budget(math.prod(target.shape[:2]))
+    return [
+      lambda _: fit_stage(fit_key, target, budget, settings, self.min_gain),
+      lambda gaussians: quantize_stage(self, quantize_key, gaussians, target, settings),
+    ]
 
 
 @struct.dataclass
-class Told:
-  """What is rounded, and to what: the carry of a fit. `e`, colour times sqrt(area), for colours."""
+class QuantizationState:
+  """What is quantized, and its values: the carry of the stage."""
 
-  done: Gaussians  # bools
-  value: Gaussians
-  kept: Any  # [N] those that the file will tell
+  quantized: Gaussians  # bools
+  value: Gaussians  # of those; for colours e, colour times sqrt(area)
+  kept: Any  # [N] those that the file will hold
   energy_class: Any  # [N]
   axes: Any  # [C, C]
-  low: Any  # [N, 2] boxes of the means, once these are rounded
+  low: Any  # [N, 2] boxes of the means, once these are quantized
   size: Any  # [N, 2]
 
 
-def with_floor(gaussians: Gaussians) -> Gaussians:
-  """Standard deviations s become sqrt(s^2 + f^2) with f = _FLOOR px: what is fitted is the s.
+def with_scale_floor(gaussians: Gaussians) -> Gaussians:
+  """Standard deviations s become sqrt(s^2 + f^2) with f = 0.4 px: the s are what is fitted.
 
-  A thinner Gaussian that stands on a row of pixels shows more than its area, so its energy would
-  be taken for less than it is and its numbers told too coarsely.
+  A Gaussian that is thinner than a pixel and stands on a row of pixels contributes more than its
+  area says, so its energy would be underestimated and its numbers quantized too coarsely.
   """
-  log_scale = jnp.logaddexp(2 * gaussians.log_scale, 2 * math.log(_FLOOR)) / 2
+  log_scale = jnp.logaddexp(2 * gaussians.log_scale, 2 * math.log(_SCALE_FLOOR)) / 2
   return replace(gaussians, log_scale=log_scale)
 
 
-def without_floor(gaussians: Gaussians) -> Gaussians:
-  """The inverse of `with_floor`, for standard deviations that are above the floor."""
-  variance = jnp.exp(2 * gaussians.log_scale) - _FLOOR**2
-  return replace(gaussians, log_scale=jnp.log(jnp.maximum(variance, (_FLOOR / 4) ** 2)) / 2)
+def without_scale_floor(gaussians: Gaussians) -> Gaussians:
+  """The inverse of `with_scale_floor`, for standard deviations that are above the floor."""
+  variance = jnp.exp(2 * gaussians.log_scale) - _SCALE_FLOOR**2
+  return replace(gaussians, log_scale=jnp.log(jnp.maximum(variance, (_SCALE_FLOOR / 4) ** 2)) / 2)
 
 
 def _area(log_scale: Float[Array, 'N 2']) -> Float[Array, 'N 1']:
@@ -137,58 +158,58 @@ def energies(gaussians: Gaussians) -> Float[Array, 'N']:
   return jnp.sum(gaussians.color**2 * _area(gaussians.log_scale), axis=-1)
 
 
-class Price(NamedTuple):
-  """What a fit pays for what its Gaussians will take to tell; see `price`."""
+class RatePenalty(NamedTuple):
+  """The rate in the loss; see `rate_penalty`."""
 
   energy: Any  # delta^2
-  weight: Any  # of all
-  presence: Any  # of being there at all
+  lmbda: Any  # weight of the whole
+  presence: Any  # weight of existing at all
 
 
-FREE = Price(1.0, 0.0, 0.0)
+NO_PENALTY = RatePenalty(1.0, 0.0, 0.0)
 
 
-def price(delta: float, weight: float, presence: float, samples: int) -> Price:
-  """At the slope of rounding in steps of `delta`, times `weight`.
+def rate_penalty(delta: float, lmbda: float, presence: float, samples: int) -> RatePenalty:
+  """The rate at `lmbda` times the slope of quantization in steps of `delta`.
 
   All of a Gaussian's numbers together take about 3 log2(1 + x) bits, x = E / delta^2, and 3 / ln 2
-  times `presence` more where it is there at all. At the slope of rounding in steps of delta,
+  times `presence` more where it exists at all. At the slope of quantization in steps of delta,
   2 ln 2 delta^2 / 12 of squared error a bit, that is
 
-      penalty = weight / samples * sum_i delta^2 / 2 (ln(1 + x_i) + presence (1 - exp(-x_i)))
+      penalty = lmbda / samples * sum_i delta^2 / 2 (ln(1 + x_i) + presence (1 - exp(-x_i)))
 
-  in units of the mean squared error of `samples` pixels times channels. What is below delta^2 is
-  pulled to nothing, what is above hardly feels that it is there.
+  in units of the mean squared error of `samples` pixels times channels. Energies below delta^2 are
+  pulled to nothing, those above hardly change.
   """
-  return Price(delta**2, weight * delta**2 / 2 / samples, presence)
+  return RatePenalty(delta**2, lmbda * delta**2 / 2 / samples, presence)
 
 
-def forward(params: Gaussians, carry: Told, context: Price) -> blocks.Forward:
-  """Numbers that are rounded stand as they are, the others are free, and all have their price."""
-  done, value = carry.done, carry.value
-  params = with_floor(params)
+def forward(params: Gaussians, carry: QuantizationState, context: RatePenalty) -> Forward:
+  """Quantized numbers stay as they are, the others are free, and all pay for their rate."""
+  quantized, value = carry.quantized, carry.value
+  params = with_scale_floor(params)
   x = energies(params) / context.energy
   rate = jnp.sum(jnp.log1p(x) - context.presence * jnp.expm1(-x))
   # The area that a free colour was fitted with moves on only while it is free itself.
-  scale = jnp.where(done.log_scale, jax.lax.stop_gradient(params.log_scale), params.log_scale)
+  scale = jnp.where(quantized.log_scale, jax.lax.stop_gradient(params.log_scale), params.log_scale)
   free = replace(params, color=params.color * jnp.sqrt(_area(scale)))
-  told = jax.tree.map(jnp.where, done, value, free)
-  gaussians = replace(told, color=told.color / jnp.sqrt(_area(told.log_scale)))
-  return blocks.Forward(gaussians, carry, context.weight * rate)
+  mixed = jax.tree.map(jnp.where, quantized, value, free)
+  gaussians = replace(mixed, color=mixed.color / jnp.sqrt(_area(mixed.log_scale)))
+  return Forward(gaussians, carry, context.lmbda * rate)
 
 
 @lru_cache
 def adam() -> optax.GradientTransformation:
-  """The fit's, at one rate from the first turn to the last."""
+  """The fit's, at one rate from the first group to the last."""
   return optimizers.adam(1, RATES, final=1.0)
 
 
-def initial_state(gaussians: Gaussians, optimizer: optax.GradientTransformation) -> blocks.FitState:
-  """Nothing rounded, no grades yet."""
-  gaussians = canonical(without_floor(gaussians))
+def unquantized_state(gaussians: Gaussians) -> FitState:
+  """Nothing quantized, no energy classes yet."""
+  gaussians = canonical(without_scale_floor(gaussians))
   count, channels = gaussians.color.shape
-  told = Told(
-    done=jax.tree.map(lambda a: jnp.zeros(a.shape, bool), gaussians),
+  nothing = QuantizationState(
+    quantized=jax.tree.map(lambda a: jnp.zeros(a.shape, bool), gaussians),
     value=jax.tree.map(jnp.zeros_like, gaussians),
     kept=jnp.ones(count, bool),
     energy_class=jnp.zeros(count, jnp.int32),
@@ -196,148 +217,174 @@ def initial_state(gaussians: Gaussians, optimizer: optax.GradientTransformation)
     low=jnp.zeros((count, 2), jnp.int32),
     size=jnp.zeros((count, 2), jnp.int32),
   )
-  return blocks.initial_state(gaussians, told, optimizer)
+  return initial_state(gaussians, nothing, adam())
 
 
 class Schedule(NamedTuple):
-  """How many steps, in their order."""
+  """Steps that prune, then groups with steps of refitting between them."""
 
-  thinning: int
-  between: int  # two turns
-  turns: int
+  pruning: int
+  refitting: int  # between two groups
+  num_groups: int
+
+  @property
+  def num_steps(self) -> int:
+    return self.pruning + self.refitting * (self.num_groups - 1)
+
+  def next_block(self, done: int, penalty: RatePenalty) -> NextBlock:
+    """Up to the end of pruning or of a group's refitting; only pruning pays for the rate."""
+    if done < self.pruning:
+      return NextBlock(min(BLOCK_STEPS, self.pruning - done), penalty)
+    left = self.refitting - (done - self.pruning) % self.refitting
+    return NextBlock(min(BLOCK_STEPS, left), NO_PENALTY)
+
+  def group_after(self, done: int) -> int | None:
+    """The group that is quantized after so many steps, if there is one."""
+    group, rest = divmod(done - self.pruning, self.refitting)
+    return group if done >= self.pruning and rest == 0 else None
 
 
-def schedule(steps: int, parts: int) -> Schedule:
+def schedule(steps: int, groups: int) -> Schedule:
   """`steps` in all, or a few more or less."""
-  turns = parts * len(ORDER)
-  between = max(round((1 - _THINNING) * steps / (turns - 1)), 1)
-  return Schedule(max(steps - between * (turns - 1), 0), between, turns)
+  num_groups = groups * len(ATTRIBUTES)
+  refitting = max(round((1 - _PRUNING_SHARE) * steps / (num_groups - 1)), 1)
+  return Schedule(max(steps - refitting * (num_groups - 1), 0), refitting, num_groups)
 
 
-def run(
-  state: blocks.FitState,
-  target: Float[Array, 'H W C'],
-  *,
+def quantize_stage(
+  method: AdaptiveMethod,
   key: PRNGKeyArray,
-  method: Rounding,
-  steps: int,
-  optimizer: optax.GradientTransformation,
-  loss: Loss = clamped_l2,
-  on_block: Callable[[blocks.FitState, blocks.Progress], None] | None = None,
-) -> blocks.FitState:
-  """Goes on from `state` until all is rounded; what is next follows from the steps it has done.
+  gaussians: Gaussians,
+  target: Float[Array, 'H W C'],
+  settings: FitSettings,
+) -> Stage:
+  """The stage 'finetune': prunes the Gaussians and quantizes them group by group."""
+  height, width, _ = target.shape
+  plan = schedule(settings.finetune_steps, method.groups)
+  # As many as the fit started with, whatever is left: pictures of one size share a program.
+  count = max(method.default_budget(height * width), gaussians.num_gaussians)
+  gaussians = densify.with_inactive(gaussians, count)
+  penalty = rate_penalty(method.delta, method.lmbda, method.presence, target.size)
+  # As arguments of the program, so that all blocks share one.
+  with_penalty, without = (jax.tree.map(np.float32, p) for p in (penalty, NO_PENALTY))
 
-  Raises FitError as `blocks.run`.
-  """
-  delta = adaptive.step_of(method.step_index)
-  thinning, between, turns = schedule(steps, method.parts)
+  def next_block(done: int) -> NextBlock:
+    block = plan.next_block(done, with_penalty)
+    return block if block.context is with_penalty else block._replace(context=without)
 
-  def fitted(state: blocks.FitState, steps: int, price: Price) -> blocks.FitState:
-    # One program for all: the price is an argument.
-    context = jax.tree.map(np.float32, price)
-    options: dict[str, Any] = {'optimizer': optimizer, 'loss': loss, 'on_block': on_block}
-    return blocks.run(state, target, steps=steps, forward=forward, context=context, **options)
+  def quantized(state: FitState) -> FitState:
+    group = plan.group_after(int(state.step))
+    if group is None:
+      return state
+    return quantize_group(state, key, group, method, (height, width))
 
-  if int(state.step) < thinning:
-    state = fitted(state, thinning, price(delta, method.weight, method.presence, target.size))
-  while (turn := (int(state.step) - thinning) // between) < turns - 1:
-    state = rounded(state, key, turn, method, target.shape[:2])
-    state = fitted(state, thinning + (turn + 1) * between, FREE)
-  return rounded(state, key, turns - 1, method, target.shape[:2])
+  def after_block(state: StageState, progress: Progress) -> tuple[StageState, Progress]:
+    return replace(state, current=quantized(state.current)), progress
+
+  return Stage(
+    name='finetune',
+    num_steps=plan.num_steps,
+    target=place(jnp.asarray(target, jnp.float32)),
+    start=StageState(quantized(unquantized_state(gaussians))),
+    forward=forward,
+    optimizer=adam(),
+    loss=functions_of(settings).loss,
+    next_block=next_block,
+    after_block=after_block,
+    finish=lambda state: to_symbols(state.current, method, height, width),
+  )
 
 
 @jax.jit
-def _seen(params: Gaussians):
+def _canonical_energies(params: Gaussians):
   """The canonical parameters, and of the Gaussians that they stand for the energies and e."""
   params = canonical(params)
-  gaussians = with_floor(params)
+  gaussians = with_scale_floor(params)
   return params, energies(gaussians), gaussians.color * jnp.sqrt(_area(gaussians.log_scale))
 
 
-def _graded(state: blocks.FitState, method: Rounding, delta: float) -> blocks.FitState:
-  """Chooses grades and colour axes, and lets those of too little energy go."""
-  params, *seen = _seen(state.params)
+def _choose_steps(state: FitState, method: AdaptiveMethod) -> FitState:
+  """Chooses energy classes and colour axes, and removes Gaussians of too little energy."""
+  params, *seen = _canonical_energies(state.params)
   energy, e = map(np.asarray, seen)
-  kept = energy > delta**2
+  kept = energy > method.min_gain
   kept[np.argmax(energy)] = True  # a file has one at least
+  energy_class = np.zeros(energy.shape, np.int64)
+  energy_class[kept] = method.classify(energy[kept], method.delta)
   nowhere = jax.tree.map(np.asarray, densify.inactive(*e.shape))
-  told = replace(
+  carry = replace(
     jax.tree.map(np.asarray, state.carry),
-    done=jax.tree.map(lambda leaf: np.broadcast_to(~_beside(kept, leaf), leaf.shape), nowhere),
+    quantized=jax.tree.map(lambda leaf: np.broadcast_to(~_like(kept, leaf), leaf.shape), nowhere),
     value=nowhere,
     kept=kept,
-    energy_class=_grades(method, energy, kept, delta).astype(np.int32),
+    energy_class=energy_class.astype(np.int32),
     axes=method.axes(e[kept]),
   )
-  return replace(state, params=params, carry=told)
+  return replace(state, params=params, carry=carry)
 
 
-def _beside(mask: np.ndarray, leaf: np.ndarray) -> np.ndarray:
-  """A mask of Gaussians, shaped to go with an attribute's numbers."""
+def _like(mask: np.ndarray, leaf: np.ndarray) -> np.ndarray:
+  """A mask of Gaussians, shaped to broadcast against an attribute's numbers."""
   return mask.reshape(-1, *[1] * (leaf.ndim - 1))
 
 
-def _grades(method: Rounding, energy: np.ndarray, kept: np.ndarray, delta: float) -> np.ndarray:
-  grades = np.zeros(energy.shape, np.int64)
-  grades[kept] = method.grades(energy[kept], delta)
-  return grades
-
-
-def rounded(
-  state: blocks.FitState, key: PRNGKeyArray, turn: int, method: Rounding, sizes: tuple[int, ...]
-) -> blocks.FitState:
-  """Rounds the part of the attribute whose turn it is; nothing where that was done.
+def quantize_group(
+  state: FitState, key: PRNGKeyArray, group: int, method: AdaptiveMethod, sizes: tuple[int, ...]
+) -> FitState:
+  """Quantizes a group of an attribute's numbers, a random part of them; nothing a second time.
 
   `sizes` are the picture's height and width.
   """
-  delta = adaptive.step_of(method.step_index)
-  if turn == 0 and not np.any(state.carry.done.log_scale):
-    state = _graded(state, method, delta)
+  if group == 0 and not np.any(state.carry.quantized.log_scale):
+    state = _choose_steps(state, method)
   # On the host, and back in one piece: JAX would compile each of these small operations.
-  free, told = jax.tree.map(np.asarray, (_floored(state.params), state.carry))
-  which, part = divmod(turn, method.parts)
-  name = ORDER[which]
-  order = jax.random.permutation(jax.random.fold_in(key, which), told.energy_class.size)
-  mine = np.zeros(told.energy_class.size, bool)
-  mine[np.array_split(np.asarray(order), method.parts)[part]] = True
-  if name == 'mean_xy' and not np.any(told.size):
+  free, carry = jax.tree.map(np.asarray, (_floored(state.params), state.carry))
+  which, part = divmod(group, method.groups)
+  name = ATTRIBUTES[which]
+  order = jax.random.permutation(jax.random.fold_in(key, which), carry.energy_class.size)
+  mine = np.zeros(carry.energy_class.size, bool)
+  mine[np.array_split(np.asarray(order), method.groups)[part]] = True
+  if name == 'mean_xy' and not np.any(carry.size):
     low, size = np.zeros((mine.size, 2), np.int32), np.ones((mine.size, 2), np.int32)
-    means = free.mean_xy[told.kept].astype(np.float64)
-    low[told.kept], size[told.kept] = stream.boxes_of(means, *sizes)
-    told = replace(told, low=low, size=size)
-  values = _NEAREST[name](free, told, delta).astype(np.float32)
-  done = getattr(told.done, name)
-  new = _beside(mine, values) & ~done
-  value = np.where(new, values, getattr(told.value, name))
-  told = replace(
-    told, value=replace(told.value, **{name: value}), done=replace(told.done, **{name: done | new})
+    means = free.mean_xy[carry.kept].astype(np.float64)
+    low[carry.kept], size[carry.kept] = stream.boxes_of(means, *sizes)
+    carry = replace(carry, low=low, size=size)
+  values = _NEAREST[name](free, carry, method.delta).astype(np.float32)
+  before = getattr(carry.quantized, name)
+  new = _like(mine, values) & ~before
+  value = np.where(new, values, getattr(carry.value, name))
+  carry = replace(
+    carry,
+    value=replace(carry.value, **{name: value}),
+    quantized=replace(carry.quantized, **{name: before | new}),
   )
-  return replace(state, carry=jax.tree.map(jnp.asarray, told))
+  return replace(state, carry=jax.tree.map(jnp.asarray, carry))
 
 
-_floored = jax.jit(with_floor)
+_floored = jax.jit(with_scale_floor)
 
 
-def _log_scale_levels(log_scale, grade):
-  steps = adaptive.log_scale_steps()[grade][:, None]
+def _log_scale_levels(log_scale, energy_class):
+  steps = adaptive.log_scale_steps()[energy_class][:, None]
   most = adaptive.LEVELS // steps - 1
   levels = np.rint(adaptive.OCTAVE * log_scale / np.log(2) / steps)
   return np.clip(levels, -most, most).astype(np.int64)
 
 
-def _nearest_log_scale(free: Gaussians, told: Told, delta: float):
-  scale = adaptive.scales(_log_scale_levels(free.log_scale, told.energy_class), told.energy_class)
+def _nearest_log_scale(free: Gaussians, carry: QuantizationState, delta: float):
+  scale = adaptive.scales(_log_scale_levels(free.log_scale, carry.energy_class), carry.energy_class)
   return np.log(scale)
 
 
-def _shapes(told: Told):
-  levels = _log_scale_levels(told.value.log_scale, told.energy_class)
-  scale = adaptive.scales(levels, told.energy_class)
-  return levels, scale, adaptive.num_turns(scale, told.energy_class)
+def _shapes(carry: QuantizationState):
+  """Of quantized log scales: levels, standard deviations, and how many values a rotation has."""
+  levels = _log_scale_levels(carry.value.log_scale, carry.energy_class)
+  scale = adaptive.scales(levels, carry.energy_class)
+  return levels, scale, adaptive.num_turns(scale, carry.energy_class)
 
 
-def _nearest_rotation(free: Gaussians, told: Told, delta: float):
-  _, _, turns = _shapes(told)
+def _nearest_rotation(free: Gaussians, carry: QuantizationState, delta: float):
+  _, _, turns = _shapes(carry)
   return np.pi * _rotation_levels(free.rotation, turns) / turns
 
 
@@ -345,31 +392,33 @@ def _rotation_levels(rotation, turns):
   return np.mod(np.rint(rotation * turns / np.pi), turns).astype(np.int64)
 
 
-def _cells(mean, told: Told):
-  _, scale, turns = _shapes(told)
-  rotation = _rotation_levels(told.value.rotation, turns)
+def _cells(mean, carry: QuantizationState):
+  """The cell of its box that each mean is nearest to, and the cell's middle, px."""
+  _, scale, turns = _shapes(carry)
+  rotation = _rotation_levels(carry.value.rotation, turns)
   spread, shear = adaptive.spreads(scale, rotation, turns)
-  low, size = told.low.astype(np.int64), told.size.astype(np.int64)
-  cells = adaptive.num_cells(size, spread, told.energy_class)
+  low, size = carry.low.astype(np.int64), carry.size.astype(np.int64)
+  cells = adaptive.num_cells(size, spread, carry.energy_class)
   cell = adaptive.nearest_cell(mean.astype(np.float64), low, size, cells, spread, shear)
   return cell, adaptive.means(low, size, cell, cells)
 
 
-def _nearest_mean(free: Gaussians, told: Told, delta: float):
-  return _cells(free.mean_xy, told)[1]
+def _nearest_mean(free: Gaussians, carry: QuantizationState, delta: float):
+  return _cells(free.mean_xy, carry)[1]
 
 
-def _color_levels(e, told: Told, delta: float):
-  x = e @ adaptive.unit_axes(told.axes).T / delta
-  return np.where(np.abs(x) < _LEAST_LEVEL, 0, np.rint(x)).astype(np.int64)
+def _color_levels(e, carry: QuantizationState, delta: float):
+  x = e @ adaptive.unit_axes(carry.axes).T / delta
+  return np.where(np.abs(x) < _DEAD_ZONE, 0, np.rint(x)).astype(np.int64)
 
 
-def _nearest_color(free: Gaussians, told: Told, delta: float):
+def _nearest_color(free: Gaussians, carry: QuantizationState, delta: float):
   # The area by which the fit turns colours into e: that of the scales as they are fitted.
   e = free.color * np.sqrt(np.pi * np.exp(np.sum(free.log_scale, axis=-1, keepdims=True)))
-  return delta * _color_levels(e, told, delta) @ adaptive.unit_axes(told.axes)
+  return delta * _color_levels(e, carry, delta) @ adaptive.unit_axes(carry.axes)
 
 
+# (free Gaussians, state, delta) -> the nearest values that a file can hold.
 _NEAREST = {
   'log_scale': _nearest_log_scale,
   'rotation': _nearest_rotation,
@@ -378,28 +427,28 @@ _NEAREST = {
 }
 
 
-def freeze(state: blocks.FitState, method: Rounding, height: int, width: int) -> AdaptiveSymbols:
-  """The integers of a state in which all is rounded. Raises ValueError on another."""
-  told: Told = jax.tree.map(np.asarray, state.carry)
-  if not all(np.all(leaf) for leaf in jax.tree.leaves(told.done)):
-    raise ValueError('freeze: wanted all numbers rounded, got some that are free')
-  told = replace(
-    jax.tree.map(lambda leaf: leaf[told.kept], replace(told, axes=None)), axes=told.axes
+def to_symbols(state: FitState, method: AdaptiveMethod, height: int, width: int) -> AdaptiveSymbols:
+  """The integers of a state in which all is quantized. Raises ValueError on another."""
+  carry: QuantizationState = jax.tree.map(np.asarray, state.carry)
+  if not all(np.all(leaf) for leaf in jax.tree.leaves(carry.quantized)):
+    raise ValueError('to_symbols: wanted all numbers quantized, got some that are free')
+  carry = replace(
+    jax.tree.map(lambda leaf: leaf[carry.kept], replace(carry, axes=None)), axes=carry.axes
   )
-  levels, _, turns = _shapes(told)
-  cell, _ = _cells(told.value.mean_xy, told)
+  levels, _, turns = _shapes(carry)
+  cell, _ = _cells(carry.value.mean_xy, carry)
   return AdaptiveSymbols(
     height=height,
     width=width,
-    channels=told.value.color.shape[-1],
+    channels=carry.value.color.shape[-1],
     method=method.name,
     step_index=method.step_index,
-    axes=told.axes,
-    energy_class=told.energy_class.astype(np.int64),
+    axes=carry.axes,
+    energy_class=carry.energy_class.astype(np.int64),
     log_scale=levels,
-    rotation=_rotation_levels(told.value.rotation, turns),
-    low=told.low.astype(np.int64),
-    size=told.size.astype(np.int64),
+    rotation=_rotation_levels(carry.value.rotation, turns),
+    low=carry.low.astype(np.int64),
+    size=carry.size.astype(np.int64),
     cell=cell,
-    color=_color_levels(told.value.color, told, adaptive.step_of(method.step_index)),
+    color=_color_levels(carry.value.color, carry, method.delta),
   )

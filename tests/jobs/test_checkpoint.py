@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cgvq_jax.fit import blocks, optimizers
+from cgvq_jax.fit import optimizers, stages
 from cgvq_jax.jobs import checkpoint
 from cgvq_jax.methods import codebooks
 from cgvq_jax.primitives.gaussians import Gaussians
@@ -20,7 +20,7 @@ from cgvq_jax.primitives.gaussians import Gaussians
 SETTINGS = {'seed': 3, 'loss': 'l2'}
 
 
-def make_state(count: int = 5, step: int = 0) -> codebooks.TuneState:
+def make_state(count: int = 5, step: int = 0) -> stages.StageState:
   """Dataclasses, optax's named tuples, empty tuples, scalars: all that a real state has."""
   values = np.random.default_rng(step).normal(size=(4, count, 3)).astype(np.float32)
   gaussians = Gaussians(values[0, :, :2], values[1, :, :2], values[2, :, 0], values[3])
@@ -29,8 +29,8 @@ def make_state(count: int = 5, step: int = 0) -> codebooks.TuneState:
     codebooks.Rows((), {'step': jnp.arange(3, dtype=jnp.int16)}, jnp.ones((2, 2), jnp.bfloat16)),
   )
   optimizer = optimizers.adam(7)
-  state = blocks.FitState(params, (), optimizer.init(params.gaussians), jnp.int32(step))
-  return codebooks.TuneState(state, state, jnp.array(-jnp.inf))
+  state = stages.FitState(params, (), optimizer.init(params.gaussians), jnp.int32(step))
+  return stages.StageState(state, (state, jnp.array(-jnp.inf)))
 
 
 def assert_same(got, want):

@@ -1,0 +1,113 @@
+"""What a method is made of: stages, each steps on the device with work on the host in between.
+
+A stage knows what to optimize (`forward`, `loss`, `optimizer`), how many steps come next
+(`next_block`) and what the host does after them (`after_block`). It does not know who runs it: a
+driver owns the loop, the devices, checkpoints, progress and interruption, for one image or many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from cgvq_jax.fit.losses import Loss
+from cgvq_jax.primitives.gaussians import Gaussians
+
+BLOCK_STEPS = 50  # at most, of a block: how often progress is shown and a state can be saved
+
+
+class Forward(NamedTuple):
+  """The Gaussians that a step renders, the carry for the next step, and an additional loss."""
+
+  gaussians: Gaussians
+  carry: Any
+  penalty: Float[Array, '']
+
+
+# (params, carry, context) -> Forward: which Gaussians the parameters stand for. Pure, and jitted.
+ForwardFn = Callable[[Any, Any, Any], Forward]
+
+
+def unquantized(params: Gaussians, carry: Any, context: Any) -> Forward:
+  """The parameters are the Gaussians."""
+  del context
+  return Forward(params, carry, jnp.zeros(()))
+
+
+@struct.dataclass
+class FitState:
+  """Everything that a step on the device reads and writes."""
+
+  params: Any  # Gaussians, or what `forward` makes Gaussians of
+  carry: Any  # state without a gradient: moving averages of codebooks, values that are quantized
+  optimizer: optax.OptState
+  step: Int[Array, '']  # steps done
+
+
+def initial_state(params: Any, carry: Any, optimizer: optax.GradientTransformation) -> FitState:
+  """The state before the first step."""
+  return FitState(params, carry, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+
+@struct.dataclass
+class StageState:
+  """Everything that changes while a stage runs: a checkpoint is exactly this pytree."""
+
+  current: FitState
+  memory: Any = ()  # what the host keeps from block to block, such as the best state so far
+
+  @property
+  def step(self) -> int:
+    """Steps done."""
+    return int(self.current.step)
+
+
+class Progress(NamedTuple):
+  """What a caller is shown after each block."""
+
+  step: int
+  loss: float  # of the block's last step
+  psnr: float  # of the clamped picture after the block, dB
+
+
+class NextBlock(NamedTuple):
+  """The steps that come next, which share a context."""
+
+  steps: int  # 1..BLOCK_STEPS
+  context: Any  # constants of `forward`
+
+
+class Stage(NamedTuple):
+  """One stage of one image."""
+
+  name: str
+  num_steps: int  # in all
+  target: Float[Array, 'H W C']
+  start: StageState
+  forward: ForwardFn
+  optimizer: optax.GradientTransformation
+  loss: Loss
+  next_block: Callable[[int], NextBlock]  # steps done -> what comes next
+  # (state, progress) after a block -> the state to go on from and the progress to show.
+  after_block: Callable[[StageState, Progress], tuple[StageState, Progress]]
+  finish: Callable[[StageState], Any]  # the last state -> what the next stage starts from
+
+
+# What the stage before finished with (None for the first) -> the stage.
+MakeStage = Callable[[Any], Stage]
+Stages = Sequence[MakeStage]
+
+
+def blocks_of(num_steps: int, context: Any = None) -> Callable[[int], NextBlock]:
+  """`Stage.next_block` of a stage whose steps all have one context."""
+  return lambda done: NextBlock(min(BLOCK_STEPS, num_steps - done), context)
+
+
+def unchanged(state: StageState, progress: Progress) -> tuple[StageState, Progress]:
+  """`Stage.after_block` of a stage that leaves the host nothing to do."""
+  return state, progress
