@@ -15,9 +15,11 @@ from cgvq_jax.methods import codebooks
 from cgvq_jax.methods.registry import dequantizers
 from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import standard_deviations
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.quantize import adaptive
 from cgvq_jax.quantize.adaptive import AdaptiveSymbols
-from cgvq_jax.rasterize.api import CHANNELS, MAX_SIDE, rasterize
+from cgvq_jax.rasterize.api import rasterize
+from cgvq_jax.rasterize.limits import CHANNELS, MAX_SIDE
 
 if TYPE_CHECKING:
   from jaxtyping import Float

@@ -21,21 +21,23 @@ from cgvq_jax.metrics import psnr
 from cgvq_jax.quantize import vector
 from cgvq_jax.rasterize import api
 
-# As in tests/test_finetune.py, so that what is compiled for one serves the other.
+# As in tests/methods/test_codebooks.py, so that what is compiled for one serves the other.
 IMAGE = raster_scenes.photograph(48, 48)
-METHOD = codebook_method('small', 4, 2, 3)
-SETTINGS = {'num_gaussians': 60, 'fit_steps': 100, 'finetune_steps': 100}
+small = codebook_method('small', 4, 2)
+METHOD = small(3, num_gaussians=60)
+SETTINGS = cg.FitSettings(steps=100, finetune_steps=100)
 
 
-def encode(image=IMAGE, method=METHOD, **settings):
-  return cg.encode(image, method, **(SETTINGS | settings))
+def encode(image=IMAGE, method=METHOD, hooks=None, **settings):
+  return cg.encode(image, method, SETTINGS._replace(**settings), hooks)
 
 
 @pytest.fixture(scope='module')
 def encoded():
-  """The bytes, and what `on_block` was told."""
-  told = []
-  return encode(on_block=lambda *block: told.append(block)), told
+  """The bytes, and what `on_block` was given: stage's name, state, progress."""
+  seen = []
+  hooks = cg.Hooks(on_block=lambda stage, *block: seen.append((stage.name, *block)))
+  return encode(hooks=hooks), seen
 
 
 @pytest.fixture(scope='module')
@@ -62,8 +64,8 @@ def box_averaged(image, factor):
 
 
 def test_decoded_image_is_the_one_that_the_encoder_measured(encoded, decoded):
-  _, told = encoded
-  best = float(told[-1][1].best_psnr)
+  _, seen = encoded
+  best = float(seen[-1][1].memory.psnr)
   image = np.asarray(api.rasterize(decoded.gaussians, decoded.height, decoded.width))
   # Two programs: of 6,912 samples, one or two on the edge between two of 256 levels may fall apart.
   assert psnr(to_bytes8(IMAGE), to_bytes8(image)) == pytest.approx(best, abs=1e-3)
@@ -105,24 +107,27 @@ def test_seed_decides_the_bytes(data):
   assert encode(seed=1) != data
 
 
-def test_blocks_are_told_in_order(encoded):
-  told = [(stage, progress.step) for stage, _, progress in encoded[1]]
-  assert told == [('fit', 50), ('fit', 100), ('finetune', 50), ('finetune', 100)]
+def test_blocks_are_shown_in_order(encoded):
+  seen = [(stage, progress.step) for stage, _, progress in encoded[1]]
+  assert seen == [('fit', 50), ('fit', 100), ('finetune', 50), ('finetune', 100)]
 
 
 @pytest.mark.parametrize('stopped_after', [0, 1, 2, 3])
 def test_a_stopped_encode_goes_on_to_the_same_bytes(encoded, stopped_after):
-  data, told = encoded
-  saved = {stage: state for stage, state, _ in told[: stopped_after + 1]}
+  data, seen = encoded
+  saved = {stage: state for stage, state, _ in seen[: stopped_after + 1]}
   later, started = [], []
 
   def resume(stage, start):
-    started.append(stage)
-    return saved.get(stage, start)
+    started.append(stage.name)
+    return saved.get(stage.name, start)
 
-  again = encode(resume=resume, on_block=lambda stage, _, p: later.append((stage, p.step)))
+  def on_block(stage, state, progress):
+    later.append((stage.name, progress.step))
+
+  again = encode(hooks=cg.Hooks(resume, on_block))
   assert again == data and started == ['fit', 'finetune']
-  assert later == [(stage, p.step) for stage, _, p in told[stopped_after + 1 :]]
+  assert later == [(stage, p.step) for stage, _, p in seen[stopped_after + 1 :]]
 
 
 # --- any image, any number ---
@@ -134,8 +139,8 @@ def test_a_stopped_encode_goes_on_to_the_same_bytes(encoded, stopped_after):
 )
 def test_small_images_of_other_channels(shape, num_gaussians, num_clusters):
   image = np.full(shape, 0.25, np.float32)
-  method = codebook_method('small', 4, 2, shape[2])
-  data = encode(image, method, num_gaussians=num_gaussians, num_clusters=num_clusters)
+  method = small(shape[2], num_gaussians=num_gaussians, num_clusters=num_clusters)
+  data = encode(image, method)
   decoded = cg.decode(data)
   assert decoded.gaussians.color.shape == (num_gaussians, shape[2])
   assert container.describe(data)['num_clusters'] == num_gaussians  # never more clusters
@@ -148,7 +153,7 @@ def test_more_clusters_are_better_at_equal_codebooks(data):
   def quality(data):
     return psnr(to_bytes8(IMAGE), pixels(cg.decode(data)))
 
-  one, sixteen = encode(num_clusters=1), encode(num_clusters=16)
+  one, sixteen = (encode(method=METHOD._replace(num_clusters=k)) for k in (1, 16))
   assert quality(one) < quality(data) < quality(sixteen)
   assert container.describe(sixteen)['num_clusters'] == 16
 
@@ -227,8 +232,8 @@ def test_own_initializer_loss_and_quantizer():
     return 0.5 * l1(image, target) + 0.5 * l2(image, target)
 
   four_colors = vector.residual(stages=1, entries=4, num_columns=3)
-  method = METHOD._replace(name='mine', color=four_colors)
-  data = encode(method=method, initializer=initializer, loss=loss, num_clusters=2)
+  method = METHOD._replace(name='mine', color=four_colors, num_clusters=2)
+  data = encode(method=method, initializer=initializer, loss=loss)
   assert calls[0] == ('initializer', (48, 48, 3), 60)
   assert calls.count(('loss',)) >= 2  # in the fit and in the fine-tuning
   assert container.describe(data)['method'] == 'mine'
@@ -366,7 +371,7 @@ def never(key, image, num_gaussians):
 @pytest.mark.parametrize(('image', 'channels'), [(IMAGE[..., :1], 3), (IMAGE, 1)])
 def test_a_method_of_other_channels_is_refused_before_the_fit(image, channels):
   with pytest.raises(ValueError, match="method 'small': wanted color quantized in"):
-    encode(image, codebook_method('small', 4, 2, channels), initializer=never)
+    encode(image, small(channels, num_gaussians=60), initializer=never)
 
 
 def test_a_quantizer_in_the_wrong_place_is_refused_before_the_fit():
@@ -402,18 +407,31 @@ def test_impossible_images(image, message):
 
 
 @pytest.mark.parametrize(
-  ('setting', 'message'),
+  ('option', 'message'),
   [
     ({'num_gaussians': 0}, 'num_gaussians: wanted 1 to 4194304, got 0'),
     ({'num_gaussians': 2**22 + 1}, 'num_gaussians: wanted 1 to 4194304, got 4194305'),
     ({'num_gaussians': 99, 'num_clusters': 65}, 'num_clusters: wanted 1 to 64, got 65'),
     ({'num_clusters': -1}, 'num_clusters: wanted 1 to 64, got -1'),
     ({'num_clusters': 0}, 'num_clusters: wanted 1 to 64, got 0'),
-    ({'fit_steps': 0}, 'fit_steps, finetune_steps: wanted >= 1, got 0, 100'),
-    ({'finetune_steps': 0}, 'fit_steps, finetune_steps: wanted >= 1, got 100, 0'),
+    ({'order': 'random'}, "order: wanted one of sorted, bits_back, none, got 'random'"),
   ],
 )
-def test_impossible_numbers(setting, message):
+def test_impossible_options(option, message):
+  with pytest.raises(ValueError, match=message):
+    encode(method=METHOD._replace(**option), initializer=never)
+
+
+@pytest.mark.parametrize(
+  ('setting', 'message'),
+  [
+    ({'steps': 0}, 'steps, finetune_steps: wanted >= 1, got 0, 100'),
+    ({'finetune_steps': 0}, 'steps, finetune_steps: wanted >= 1, got 100, 0'),
+    ({'seed': -1}, 'seed: wanted 0 to 4294967295, got -1'),
+    ({'loss': 'l3'}, "loss: wanted one of clamped_l2, .*, got 'l3'"),
+  ],
+)
+def test_impossible_settings(setting, message):
   with pytest.raises(ValueError, match=message):
     encode(**setting)
 

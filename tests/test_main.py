@@ -34,11 +34,11 @@ def test_the_configs_are_jobs(name, tmp_path, monkeypatch):
     (tmp_path / f'kodim{number:02}.png').touch()
   monkeypatch.setenv('CGVQ_KODAK', str(tmp_path))
   job = rate_distortion_arguments(config(name))
-  asked = config(name)
-  assert {point.method for point in job['points']} == {*asked.method}
+  values = config(name)
+  assert {point.method for point in job['points']} == {*values.method}
   for point in job['points']:
     method = point.make(3)
-    assert point.num_gaussians in asked.num_gaussians or point.quality in asked.quality
+    assert point.num_gaussians in values.num_gaussians or point.quality in values.quality
     assert method.gaussian_budget(400 * 600) > 1000
   assert len(job['sources']) == CONFIGS[name]
   quick = {'steps': 300, 'finetune_steps': 150} if name == 'quickstart' else {}

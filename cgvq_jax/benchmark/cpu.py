@@ -30,8 +30,8 @@ from cgvq_jax.benchmark.scenes import SCENES, Scene
 from cgvq_jax.fit import blocks, optimizers
 from cgvq_jax.fit.losses import l2
 from cgvq_jax.io.images import ImageError
-from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import CUTOFF, covariance
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize import api, layout, reference, tiles, xla
 
 _REPEATS = 15

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize import layout, pallas, tiles
 from cgvq_jax.rasterize.tiles import TileShape
 

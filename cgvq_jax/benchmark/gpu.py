@@ -26,7 +26,7 @@ from cgvq_jax.fit.losses import l2
 from cgvq_jax.io import datasets, images
 from cgvq_jax.methods import registry
 from cgvq_jax.metrics import psnr
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize import api, layout, pallas, tiles
 from cgvq_jax.rasterize.tiles import TILE, TileShape
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from cgvq_jax.fit import blocks, initialize
 from cgvq_jax.io import datasets, files, images
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 
 FIT_STEPS = 300  # of a fitted scene: enough for the long, large shapes that make it what it is
 _FIELDS = ('mean_xy', 'log_scale', 'rotation', 'color')

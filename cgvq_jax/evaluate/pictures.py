@@ -1,4 +1,4 @@
-"""Figures of one decoded image: beside the original, and its worst tiles beside other codecs."""
+"""Figures of one decoded image: next to its original, and its worst tiles in other codecs."""
 
 from __future__ import annotations
 

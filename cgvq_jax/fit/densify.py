@@ -25,6 +25,7 @@ from cgvq_jax.extensions import Registry
 from cgvq_jax.fit.stages import BLOCK_STEPS, FitState
 from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import CUTOFF_RADIUS, covariance
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize.api import rasterize
 
 # Shapes that the residual is searched for, at each level of a pyramid of halved images: standard

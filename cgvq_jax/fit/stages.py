@@ -15,7 +15,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from cgvq_jax.fit.losses import Loss
+from cgvq_jax.fit.losses import Loss, clamped_l2
 from cgvq_jax.primitives.gaussians import Gaussians
 
 BLOCK_STEPS = 50  # at most, of a block: how often progress is shown and a state can be saved
@@ -111,3 +111,29 @@ def blocks_of(num_steps: int, context: Any = None) -> Callable[[int], NextBlock]
 def unchanged(state: StageState, progress: Progress) -> tuple[StageState, Progress]:
   """`Stage.after_block` of a stage that leaves the host nothing to do."""
   return state, progress
+
+
+def plain_stage(
+  start: FitState,
+  target: Float[Array, 'H W C'],
+  steps: int,
+  *,
+  optimizer: optax.GradientTransformation,
+  loss: Loss = clamped_l2,
+  forward: ForwardFn = unquantized,
+  context: Any = None,
+  after_block: Callable[[StageState, Progress], tuple[StageState, Progress]] = unchanged,
+) -> Stage:
+  """A stage of optimizer steps and nothing else; finishes with the parameters."""
+  return Stage(
+    name='fit',
+    num_steps=steps,
+    target=target,
+    start=StageState(start),
+    forward=forward,
+    optimizer=optimizer,
+    loss=loss,
+    next_block=blocks_of(steps, context),
+    after_block=after_block,
+    finish=lambda state: state.current.params,
+  )

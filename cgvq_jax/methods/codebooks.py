@@ -37,9 +37,9 @@ from cgvq_jax.fit.stages import (
 from cgvq_jax.io.images import to_bytes8
 from cgvq_jax.methods.base import MAX_GAUSSIANS, check_number
 from cgvq_jax.metrics import psnr
-from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import canonical
 from cgvq_jax.primitives.sensitivity import sensitivity
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.quantize.base import Params, Quantizer
 from cgvq_jax.quantize.clustered import CodebookSymbols, Stream
 from cgvq_jax.quantize.clusters import Clusters, cluster, join, layout, split
@@ -112,7 +112,7 @@ class CodebookMethod(NamedTuple):
     fit_key, finetune_key = jax.random.split(jax.random.key(settings.seed))
     return [
       lambda _: fit_stage(fit_key, target, self.num_gaussians, settings),
-      lambda gaussians: finetune_stage(self, finetune_key, gaussians, target, settings),
+      lambda gaussians: clustered_stage(self, finetune_key, gaussians, target, settings),
     ]
 
 
@@ -340,26 +340,39 @@ class Best:
   psnr: Float[Array, '']  # dB
 
 
-def finetune_stage(
+def clustered_stage(
   method: CodebookMethod,
   key: PRNGKeyArray,
   gaussians: Gaussians,
   target: Float[Array, 'H W C'],
   settings: FitSettings,
 ) -> Stage:
-  """The stage 'finetune': clusters the Gaussians and trains them together with their codebooks.
-
-  After every block the state is quantized, decoded and measured, so the best is best by the
-  decoded picture and not by the loss.
-  """
+  """Clusters the fitted Gaussians: the stage 'finetune' of as many clusters, at most one each."""
   height, width, _ = target.shape
   gaussians = canonical(gaussians)
   num_clusters = min(method.num_clusters, gaussians.num_gaussians)
   cluster_key, codebook_key = jax.random.split(key)
   labels = cluster(cluster_key, gaussians, num_clusters)
   context = make_context(np.asarray(labels), num_clusters, height, width)
+  return finetune_stage(method, codebook_key, gaussians, context, target, settings)
+
+
+def finetune_stage(
+  method: CodebookMethod,
+  key: PRNGKeyArray,
+  gaussians: Gaussians,
+  context: Context,
+  target: Float[Array, 'H W C'],
+  settings: FitSettings,
+) -> Stage:
+  """The stage 'finetune': trains canonical Gaussians together with the codebooks of their clusters.
+
+  After every block the state is quantized, decoded and measured, so the best is best by the
+  decoded picture and not by the loss.
+  """
+  height, width, _ = target.shape
   optimizer = adam(settings.finetune_steps)
-  start = initial_finetune_state(codebook_key, gaussians, context, target, method, optimizer)
+  start = initial_finetune_state(key, gaussians, context, target, method, optimizer)
   quantizers = {getattr(method, a).name: getattr(method, a) for a in ATTRIBUTES}
   pixels = np.asarray(target)
 

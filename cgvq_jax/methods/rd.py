@@ -43,6 +43,7 @@ from cgvq_jax.fit.stages import (
 from cgvq_jax.methods.base import MAX_GAUSSIANS, check_number
 from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import canonical
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.quantize import adaptive
 from cgvq_jax.quantize.adaptive import AdaptiveSymbols
 

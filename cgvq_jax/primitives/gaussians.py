@@ -1,17 +1,22 @@
-"""The primitive: anisotropic 2D Gaussians."""
+"""The primitive: anisotropic 2D Gaussians, in arrays of NumPy or of JAX."""
 
 from __future__ import annotations
 
-from flax import struct
-from jaxtyping import Array, Float
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from jaxtyping import Float
+
+  Array = Any  # NumPy's or JAX's: this module imports neither, since a decoder needs no JAX
 
 
-@struct.dataclass
+@dataclasses.dataclass(frozen=True)
 class Gaussians:
   """N Gaussians of one image, in pixels; origin at the top-left corner, x right, y down.
 
   The covariance is R(rotation) diag(exp(2 log_scale)) R(rotation)^T. There is no opacity and no
-  background; the order of the Gaussians does not matter.
+  background; the order of the Gaussians does not matter. `primitives.trees` makes this a pytree.
   """
 
   mean_xy: Float[Array, 'N 2']  # px
@@ -26,3 +31,6 @@ class Gaussians:
   @property
   def num_channels(self) -> int:
     return self.color.shape[-1]
+
+  def replace(self, **changes: Float[Array, 'N ...']) -> Gaussians:
+    return dataclasses.replace(self, **changes)

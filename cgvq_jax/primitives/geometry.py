@@ -1,15 +1,22 @@
-"""From rotation and scale to covariance, whitening and the extents of the cutoff ellipse."""
+"""From rotation and scale to covariance, whitening, area, energy and the cutoff ellipse.
+
+Arrays may be NumPy's or JAX's: functions take their operations from the namespace of the array
+(the Python array API standard), so this module imports neither.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from typing import TYPE_CHECKING, Any
 
 from cgvq_jax.primitives.gaussians import Gaussians
+
+if TYPE_CHECKING:
+  from collections.abc import Sequence
+
+  from jaxtyping import Float
+
+  Array = Any
 
 # A Gaussian ends where its weight falls below 1/255, half a grey level of the brightest colour:
 # q = (p-mu)^T Sigma^-1 (p-mu) / 2 <= ln 255. The cutoff is part of the image's definition.
@@ -22,13 +29,15 @@ MIN_SCALE, MAX_SCALE = 1e-3, 1e6
 
 def standard_deviations(log_scale: Float[Array, '*N 2']) -> Float[Array, '*N 2']:
   """exp(log_scale) in px, clamped to [MIN_SCALE, MAX_SCALE]; no gradient outside the range."""
-  return jnp.exp(jnp.clip(log_scale, math.log(MIN_SCALE), math.log(MAX_SCALE)))
+  xp = log_scale.__array_namespace__()
+  return xp.exp(xp.clip(log_scale, math.log(MIN_SCALE), math.log(MAX_SCALE)))
 
 
 def _rotated_diagonal(first, second, rotation):
   """R(rotation) diag(first, second) R(rotation)^T as [..., (xx, xy, yy)]."""
-  cosine, sine = jnp.cos(rotation), jnp.sin(rotation)
-  return jnp.stack(
+  xp = rotation.__array_namespace__()
+  cosine, sine = xp.cos(rotation), xp.sin(rotation)
+  return xp.stack(
     [
       first * cosine**2 + second * sine**2,
       (first - second) * cosine * sine,
@@ -55,12 +64,13 @@ def whitening(
   pixels: a^2 = i1^2 cos^2 + i2^2 sin^2, b = (i1^2 - i2^2) cos sin / a, c = i1 i2 / a, where
   i = 1 / (sqrt(2) s).
   """
+  xp = rotation.__array_namespace__()
   inverse = math.sqrt(0.5) / standard_deviations(log_scale)
   first, second = inverse[..., 0], inverse[..., 1]
-  cosine, sine = jnp.cos(rotation), jnp.sin(rotation)
-  a = jnp.sqrt((first * cosine) ** 2 + (second * sine) ** 2)
+  cosine, sine = xp.cos(rotation), xp.sin(rotation)
+  a = xp.sqrt((first * cosine) ** 2 + (second * sine) ** 2)
   b = (first - second) * (first + second) * cosine * sine / a
-  return jnp.stack([a, b, first * second / a], axis=-1)
+  return xp.stack([a, b, first * second / a], axis=-1)
 
 
 def squared_distance(
@@ -77,15 +87,29 @@ def squared_distance(
   return (a * dx + b * dy) ** 2 + (c * dy) ** 2
 
 
-@jax.jit
+def area(log_scale: Float[Array, '*N 2']) -> Float[Array, '*N 1']:
+  """pi s1 s2, px^2: the integral of exp(-2 q), the squared weight, over the plane."""
+  xp = log_scale.__array_namespace__()
+  return math.pi * xp.exp(xp.sum(log_scale, axis=-1, keepdims=True))
+
+
+def energy(gaussians: Gaussians) -> Float[Array, '*N']:
+  """|c|^2 pi s1 s2: the squared error of each Gaussian's absence, alone in the plane."""
+  xp = gaussians.color.__array_namespace__()
+  return xp.sum(gaussians.color**2 * area(gaussians.log_scale), axis=-1)
+
+
 def canonical(gaussians: Gaussians) -> Gaussians:
   """The same image, described in the one way with s1 >= s2 and rotation in [0, pi).
 
   An ellipse is its own image under a half turn, and under a quarter turn with the axes swapped.
   """
-  swap = gaussians.log_scale[..., 0] < gaussians.log_scale[..., 1]
-  log_scale = jnp.where(swap[..., None], gaussians.log_scale[..., ::-1], gaussians.log_scale)
-  rotation = jnp.mod(gaussians.rotation + jnp.where(swap, jnp.pi / 2, 0), jnp.pi)
+  log_scale, rotation = gaussians.log_scale, gaussians.rotation
+  xp, dtype = rotation.__array_namespace__(), rotation.dtype
+  swap = log_scale[..., 0] < log_scale[..., 1]
+  log_scale = xp.where(swap[..., None], log_scale[..., ::-1], log_scale)
+  quarter, zero = xp.asarray(math.pi / 2, dtype=dtype), xp.asarray(0, dtype=dtype)
+  rotation = xp.remainder(rotation + xp.where(swap, quarter, zero), math.pi)
   # In float32 the remainder of a tiny negative angle rounds up to pi itself.
-  rotation = jnp.where(rotation >= jnp.float32(jnp.pi), 0, rotation)
-  return Gaussians(gaussians.mean_xy, log_scale, rotation, gaussians.color)
+  rotation = xp.where(rotation >= xp.asarray(math.pi, dtype=dtype), zero, rotation)
+  return gaussians.replace(log_scale=log_scale, rotation=rotation)

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 
 OCTAVE = 1024  # log scales are told in whole 1/1024 octaves
 NUM_ENERGY_CLASSES = 32  # 0..31: energies of delta^2 to 2^31 delta^2

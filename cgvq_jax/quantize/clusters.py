@@ -10,8 +10,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import canonical
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.quantize import kmeans
 
 # P is one of four sizes an octave, so that most images of one size meet a program compiled already.

@@ -8,7 +8,6 @@ program is lowered for: the Pallas kernels on an NVIDIA GPU, plain XLA anywhere 
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -23,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
 from cgvq_jax import devices
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize import pallas, reference, xla
 from cgvq_jax.rasterize.layout import (
   Errors,
@@ -33,14 +32,16 @@ from cgvq_jax.rasterize.layout import (
   errors_of_samples,
   gaussian_table,
 )
+from cgvq_jax.rasterize.limits import validate
 from cgvq_jax.rasterize.tiles import (
   TILE,
   Bins,
+  Capacity,
   TileShape,
   bin_gaussians,
+  grow_until_it_fits,
   initial_capacity,
   own_share,
-  round_capacity,
 )
 
 REFERENCE = 'reference'
@@ -52,8 +53,6 @@ _KERNELS: dict[str, Kernels] = {
   **{f'pallas_{name}': kernels for name, kernels in pallas.VARIANTS.items()},
 }
 
-MAX_SIDE = 65_535  # px
-CHANNELS = (1, 3, 4)
 # Pairs listed at most (64 MiB of integers); beyond, every tile is nearly every Gaussian's anyway.
 MAX_CAPACITY = 1 << 24
 
@@ -216,19 +215,6 @@ def _in_two_passes(kernels: Kernels, errors, target: Target, table, bins: Bins):
 # --- from Gaussians alone ---
 
 
-def validate(gaussians: Gaussians, height: int, width: int) -> None:
-  """Raises ValueError where the sizes cannot be rendered: name, wanted, got."""
-  if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
-    raise ValueError(f'image size: wanted 1 to {MAX_SIDE} px a side, got {height=} {width=}')
-  n, channels = gaussians.color.shape
-  wanted = {'mean_xy': (n, 2), 'log_scale': (n, 2), 'rotation': (n,), 'color': (n, channels)}
-  got = {name: getattr(gaussians, name).shape for name in wanted}
-  if n < 1 or got != wanted:
-    raise ValueError(f'gaussians: wanted N >= 1 and shapes {wanted}, got {got}')
-  if channels not in CHANNELS:
-    raise ValueError(f'color channels: wanted one of {CHANNELS}, got {channels}')
-
-
 def rasterize(
   gaussians: Gaussians, height: int, width: int, *, implementation: str | None = None
 ) -> Float[Array, 'H W C']:
@@ -248,14 +234,17 @@ def rasterize(
     return rasterize_within(gaussians, capacity=capacity, **size)
   mesh = devices.mesh()
   count, rows = -(-gaussians.num_gaussians // mesh.size), -(-height // mesh.size)
-  capacity = initial_capacity(count, rows, width, size['shape'])
   everywhere = jax.device_put(gaussians, NamedSharding(mesh, P()))
-  while capacity <= MAX_CAPACITY:
-    image, needed = _shared_program()(everywhere, capacity=capacity, **size)
-    if int(needed) <= capacity:
-      return image.addressable_data(0)
-    capacity = round_capacity(math.ceil(1.1 * int(needed)))
-  return rasterize_within(gaussians, capacity=1, **size | {'implementation': ALL_PAIRS})
+
+  def attempt(capacity: Capacity):
+    if capacity.pairs > MAX_CAPACITY:
+      without_lists = size | {'implementation': ALL_PAIRS}
+      return rasterize_within(gaussians, capacity=1, **without_lists), Capacity(0)
+    image, needed = _shared_program()(everywhere, capacity=capacity.pairs, **size)
+    return image.addressable_data(0), Capacity(int(needed))
+
+  first = Capacity(initial_capacity(count, rows, width, size['shape']))
+  return grow_until_it_fits(first, attempt)[0]
 
 
 _STATIC = ('height', 'width', 'capacity', 'implementation', 'shape')

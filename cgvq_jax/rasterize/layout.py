@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import whitening
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize.tiles import BLOCK, TILE, Bins, Share, TileShape, grid, own_share
 
 Table = Float[Array, 'N1 D']

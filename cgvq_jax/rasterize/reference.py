@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import CUTOFF, squared_distance, whitening
+from cgvq_jax.primitives.trees import Gaussians
 
 
 @partial(jax.jit, static_argnames=('height', 'width'))

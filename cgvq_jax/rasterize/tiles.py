@@ -8,7 +8,8 @@ A tile has no cap of its own: its list is cut into chunks of CHUNK Gaussians, as
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,8 @@ from flax import struct
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import CUTOFF, CUTOFF_RADIUS, covariance
+from cgvq_jax.primitives.trees import Gaussians
 
 
 class TileShape(NamedTuple):
@@ -295,3 +296,44 @@ def bin_gaussians(
     tile_shape=tile_shape,
     columns=columns,
   )
+
+
+# --- capacity ---
+
+
+class Capacity(NamedTuple):
+  """The static sizes of a program that works from tile lists; also what an image needs of them."""
+
+  pairs: Any  # (tile, Gaussian) pairs in one device's lists
+  chunks: Any = 0  # chunks of one tile, where whole tiles are evaluated at a time
+
+  def holds(self, needed: Capacity) -> Any:
+    return (needed.pairs <= self.pairs) & (needed.chunks <= self.chunks)
+
+  def grown(self, needed: Capacity) -> Capacity:
+    """With some to spare; chunks in powers of two, since whole tiles have to fill a block."""
+    pairs, chunks = self
+    if needed.pairs > pairs:
+      pairs = round_capacity(int(1.1 * needed.pairs))
+    if needed.chunks > chunks:
+      chunks = 2 << needed.chunks.bit_length()
+    return Capacity(pairs, chunks)
+
+
+_Result = TypeVar('_Result')
+
+
+def grow_until_it_fits(
+  capacity: Capacity, attempt: Callable[[Capacity], tuple[_Result, Capacity]]
+) -> tuple[_Result, Capacity]:
+  """The first complete result of `attempt`, and the capacity that held it.
+
+  `attempt(capacity)` returns its result and the capacity that was needed, in Python integers. Where
+  that is more than there was, the result is incomplete and the attempt is repeated with
+  `capacity.grown(needed)`: one more compilation, but no Gaussian is dropped.
+  """
+  while True:
+    result, needed = attempt(capacity)
+    if capacity.holds(needed):
+      return result, capacity
+    capacity = capacity.grown(needed)

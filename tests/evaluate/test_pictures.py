@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from cgvq_jax.evaluate import pictures, plots
 from cgvq_jax.io import images
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 
 
 def _gaussians(count, channels=3):

@@ -128,7 +128,7 @@ def test_bd_rate_compares_the_same_images():
   assert _bd_table(rows, BASELINES)[1][3].startswith('-50.0 %, ')
 
 
-def test_bd_rate_says_why_there_is_none():
+def test_a_missing_bd_rate_has_a_reason():
   single = [row for row in ROWS if row['num_gaussians'] == 1000]
   assert _bd_table(single, BASELINES)[1][3] == 'none: one point is no curve'
   assert _bd_table(ROWS, [])[0] == ['curve', 'images', 'against gi']

@@ -12,7 +12,7 @@ import raster_scenes
 
 from cgvq_jax import codec
 from cgvq_jax.fit import blocks, densify, optimizers
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize.api import rasterize
 
 HEIGHT, WIDTH = 45, 64  # not all levels of a pyramid are even

@@ -13,7 +13,7 @@ import raster_scenes
 
 from cgvq_jax.fit import optimizers
 from cgvq_jax.methods import codebooks
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize.api import rasterize
 
 ATTRIBUTES = ('mean_xy', 'log_scale', 'rotation', 'color')

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from cgvq_jax import codec
-from cgvq_jax.fit import blocks
+from cgvq_jax.fit.api import fit_image
+from cgvq_jax.fit.driver import Hooks
+from cgvq_jax.fit.settings import FitSettings
+from cgvq_jax.fit.stages import BLOCK_STEPS
 from cgvq_jax.rasterize.api import rasterize
 
 HEIGHT, WIDTH = 40, 56
-STEPS = 6 * blocks.BLOCK_STEPS  # enough to grow
+STEPS = 6 * BLOCK_STEPS  # enough to grow
 
 
 def drawn(draw):
@@ -49,22 +50,17 @@ PICTURES = {
 
 
 def fitted(picture, num_gaussians, steps=STEPS):
-  told = []
-  gaussians = codec.fit_image(
-    jax.random.key(0),
-    jnp.asarray(picture),
-    num_gaussians,
-    steps=steps,
-    on_block=lambda state, progress: told.append(progress.psnr),
-  )
-  return gaussians, told
+  """The Gaussians, and the PSNR after each block."""
+  seen = []
+  hooks = Hooks(on_block=lambda stage, state, progress: seen.append(progress.psnr))
+  return fit_image(picture, num_gaussians, FitSettings(steps=steps), hooks), seen
 
 
 def psnr_of(picture, other):
   return -10 * np.log10(max(np.mean(np.square(picture - other)), 1e-12))
 
 
-def check_sane(gaussians, told, picture):
+def check_sane(gaussians, seen, picture):
   """Finite, of sizes and colours that a picture can use, and at the end about as good as ever."""
   assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gaussians))
   height, width, _ = picture.shape
@@ -74,25 +70,25 @@ def check_sane(gaussians, told, picture):
   rendered = np.clip(np.asarray(rasterize(gaussians, height, width)), 0, 1)
   psnr = psnr_of(picture, rendered)
   assert psnr > min(psnr_of(picture, picture.mean((0, 1))), 40) - 0.1  # no worse than its mean
-  assert psnr > min(max(told), 50) - 2
+  assert psnr > min(max(seen), 50) - 2
   return psnr
 
 
 @pytest.mark.parametrize('name', list(PICTURES))
 def test_any_picture(name):
-  gaussians, told = fitted(PICTURES[name], 200)
-  check_sane(gaussians, told, PICTURES[name])
+  gaussians, seen = fitted(PICTURES[name], 200)
+  check_sane(gaussians, seen, PICTURES[name])
 
 
 @pytest.mark.parametrize(
   'name', ['text', *(pytest.param(name, marks=pytest.mark.slow) for name in ('noise', 'line art'))]
 )
 def test_one_gaussian_and_more_than_pixels(name):
-  one, told = fitted(PICTURES[name], 1)
+  one, seen = fitted(PICTURES[name], 1)
   assert one.num_gaussians == 1
-  psnr_of_one = check_sane(one, told, PICTURES[name])
-  many, told = fitted(PICTURES[name], HEIGHT * WIDTH + 100)
-  assert check_sane(many, told, PICTURES[name]) > psnr_of_one + 10
+  psnr_of_one = check_sane(one, seen, PICTURES[name])
+  many, seen = fitted(PICTURES[name], HEIGHT * WIDTH + 100)
+  assert check_sane(many, seen, PICTURES[name]) > psnr_of_one + 10
 
 
 def test_equal_seeds_are_equal_bits_on_noise():
@@ -105,5 +101,5 @@ def test_equal_seeds_are_equal_bits_on_noise():
 def test_a_huge_picture():
   y, x = np.mgrid[:3072, :4096]
   picture = gray(0.5 + 0.4 * np.sin(x / 90) * np.cos(y / 130))
-  gaussians, told = fitted(picture, 3000)
-  assert check_sane(gaussians, told, picture) > 22
+  gaussians, seen = fitted(picture, 3000)
+  assert check_sane(gaussians, seen, picture) > 22

@@ -121,8 +121,8 @@ def test_a_damaged_file_is_made_again_from_the_fit_that_was_kept(workdir, photog
   outcome = run(photographs, workdir)
   assert (outcome.made, outcome.unchanged) == (1, 1)
   assert file.read_bytes() == data
-  said = capsys.readouterr().err
-  assert 'a gi N=60 K=1 finetune: 100 steps' in said and ' fit:' not in said
+  errors = capsys.readouterr().err
+  assert 'a gi N=60 K=1 finetune: 100 steps' in errors and ' fit:' not in errors
   changed = {path.name for path, when in times_of(workdir).items() if before.get(path) != when}
   # The new row has other seconds, so these may be written again.
   allowed = {'results.json', 'report.md', *rate_distortion.report.PLOTS.values()}
@@ -231,8 +231,8 @@ def test_a_fit_that_diverges_is_reported(photographs, tmp_path, monkeypatch, cap
   outcome = run(photographs, tmp_path, settings=settings, baseline_codecs=())
   assert outcome.made == 0 and len(outcome.failures) == 3
   assert outcome.failures[0].startswith('a gi N=60 K=1: FitError: not finite at step 0')
-  said = capsys.readouterr().err
-  assert f'failed: {outcome.failures[0]}' in said and 'Traceback' not in said
+  errors = capsys.readouterr().err
+  assert f'failed: {outcome.failures[0]}' in errors and 'Traceback' not in errors
   assert rows_of(tmp_path) == [] and not (tmp_path / 'baselines.json').exists()
 
 

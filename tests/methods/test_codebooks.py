@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import raster_scenes
 
-from cgvq_jax.fit import blocks, initialize
+from cgvq_jax.fit import driver, stages
+from cgvq_jax.fit.api import fit_image
+from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.methods import codebooks
 from cgvq_jax.methods.registry import codebook_method, dequantizers
 from cgvq_jax.primitives.geometry import canonical
@@ -18,9 +20,9 @@ from cgvq_jax.quantize import vector
 from cgvq_jax.quantize.clusters import cluster, join, split
 
 # tests/test_codec.py uses the same sizes, so that what is compiled for one serves the other.
-SIDE, NUM_GAUSSIANS, NUM_CLUSTERS, STEPS = 48, 60, 4, 2 * blocks.BLOCK_STEPS
-METHOD = codebook_method('small', NUM_CLUSTERS, 2, 3)  # so few entries that tuning them matters
-OPTIMIZER = codebooks.adam(STEPS)
+SIDE, NUM_GAUSSIANS, NUM_CLUSTERS, STEPS = 48, 60, 4, 2 * stages.BLOCK_STEPS
+METHOD = codebook_method('small', NUM_CLUSTERS, 2)(3)  # so few entries that tuning them matters
+SETTINGS = FitSettings(steps=STEPS, finetune_steps=STEPS, densifier='none')
 KNOWN = dequantizers(3)
 
 
@@ -31,8 +33,7 @@ def target():
 
 @pytest.fixture(scope='module')
 def gaussians(target):
-  start = initialize.gradient_guided(jax.random.key(0), target, NUM_GAUSSIANS)
-  return canonical(blocks.fit(start, target, steps=STEPS))
+  return canonical(fit_image(target, NUM_GAUSSIANS, SETTINGS))
 
 
 def context_of(labels):
@@ -44,32 +45,28 @@ def context(gaussians):
   return context_of(cluster(jax.random.key(1), gaussians, NUM_CLUSTERS))
 
 
+def stage_of(gaussians, context, target):
+  return codebooks.finetune_stage(METHOD, jax.random.key(2), gaussians, context, target, SETTINGS)
+
+
 def start_of(gaussians, context, target):
-  return codebooks.initial_state(jax.random.key(2), gaussians, context, target, METHOD, OPTIMIZER)
+  return stage_of(gaussians, context, target).start.current
 
 
-def run(state, context, target):
-  """The last state, and what `on_block` was told."""
-  blocks = []
-  state = codebooks.run(
-    state,
-    context,
-    target,
-    METHOD,
-    steps=STEPS,
-    optimizer=OPTIMIZER,
-    on_block=lambda *told: blocks.append(told),
-  )
-  return state, blocks
+def run(stage):
+  """The last state, and what `on_block` was given."""
+  seen = []
+  hooks = driver.Hooks(on_block=lambda stage, state, progress: seen.append((state, progress)))
+  return driver.run_stage(stage, hooks), seen
 
 
 @pytest.fixture(scope='module')
 def tuned(gaussians, context, target):
-  return run(start_of(gaussians, context, target), context, target)
+  return run(stage_of(gaussians, context, target))
 
 
-def freeze(state, context):
-  return codebooks.freeze(state, context, METHOD, SIDE, SIDE)
+def quantized(state, context):
+  return codebooks.quantize(state, context, METHOD, SIDE, SIDE)
 
 
 def assert_same_bits(a, b):
@@ -105,16 +102,16 @@ def test_positions_are_minus_one_to_one_from_edge_to_edge(gaussians):
 
 @pytest.fixture(scope='module')
 def forward():
-  return jax.jit(codebooks.through(METHOD))
+  return jax.jit(codebooks.through(METHOD.quantizers))
 
 
 def test_forward_is_one_function_a_method():
   # Another function compiles the step anew.
-  assert codebooks.through(METHOD) is codebooks.through(METHOD)
+  assert codebooks.through(METHOD.quantizers) is codebooks.through(METHOD.quantizers)
 
 
 def test_forward_renders_what_the_quantizers_say(gaussians, context, forward, target):
-  start = start_of(gaussians, context, target).current
+  start = start_of(gaussians, context, target)
   got = codebooks.to_rows(forward(start.params, start.carry, context).gaussians, context.size)
   rows = codebooks.to_rows(gaussians, context.size)
   for attribute in codebooks.ATTRIBUTES:
@@ -128,19 +125,19 @@ def test_forward_renders_what_the_quantizers_say(gaussians, context, forward, ta
 
 
 def test_penalty_is_the_mean_commitment_over_all_members(gaussians, context, forward, target):
-  start = start_of(gaussians, context, target).current
+  start = start_of(gaussians, context, target)
   out = forward(start.params, start.carry, context)
   error = np.asarray(gaussians.color, np.float64) - np.asarray(out.gaussians.color)
   assert out.penalty == pytest.approx(np.mean(error**2), rel=1e-4) and out.penalty > 0
 
 
 def test_gradient_passes_straight_through_to_the_gaussians(gaussians, context, target):
-  start = start_of(gaussians, context, target).current
+  start = start_of(gaussians, context, target)
 
   @jax.jit
   @jax.grad
   def gradient(params):
-    out = codebooks.through(METHOD)(params, start.carry, context)
+    out = codebooks.through(METHOD.quantizers)(params, start.carry, context)
     leaves = jax.tree.leaves(out.gaussians)
     return sum(jnp.sum(leaf) for leaf in leaves)
 
@@ -155,7 +152,7 @@ def test_gradient_passes_straight_through_to_the_gaussians(gaussians, context, t
 
 
 def test_carry_is_how_far_the_codebooks_have_moved(gaussians, context, forward, target):
-  state = start_of(gaussians, context, target).current
+  state = start_of(gaussians, context, target)
   params = state.params.replace(gaussians=gaussians.replace(color=gaussians.color + 0.1))
   moved, effective = state.carry, state.params.quantizers.color
   rows = split(params.gaussians.color, context.clusters)
@@ -174,25 +171,25 @@ def test_carry_is_how_far_the_codebooks_have_moved(gaussians, context, forward, 
 
 def test_fine_tuning_raises_the_decoded_image(tuned, gaussians, context, target):
   state, _ = tuned
-  symbols = freeze(start_of(gaussians, context, target).current, context)
+  symbols = quantized(start_of(gaussians, context, target), context)
   before = codebooks.decoded_psnr(symbols, target, KNOWN)
-  after = codebooks.decoded_psnr(freeze(state.best, context), target, KNOWN)
+  after = codebooks.decoded_psnr(quantized(state.memory.state, context), target, KNOWN)
   assert after > before + 1
-  assert state.best_psnr == pytest.approx(after, abs=1e-4)
+  assert state.memory.psnr == pytest.approx(after, abs=1e-4)
 
 
 def test_progress_is_of_the_decoded_image(tuned, context, target):
-  state, blocks = tuned
-  assert [p.step for _, p in blocks] == [50, 100]
-  for block, progress in blocks:
-    symbols = freeze(block.current, context)
+  state, seen = tuned
+  assert [p.step for _, p in seen] == [50, 100]
+  for block, progress in seen:
+    symbols = quantized(block.current, context)
     assert progress.psnr == codebooks.decoded_psnr(symbols, target, KNOWN)
     assert block.current.step == progress.step
-  assert state.best_psnr == pytest.approx(max(p.psnr for _, p in blocks), abs=1e-4)
+  assert state.memory.psnr == pytest.approx(max(p.psnr for _, p in seen), abs=1e-4)
 
 
 def test_optimizer_leaves_the_codebooks_to_their_averages(tuned, gaussians, context, target):
-  start, end = start_of(gaussians, context, target).current, tuned[0].current
+  start, end = start_of(gaussians, context, target), tuned[0].current
   assert_same_bits(end.params.quantizers.color, start.params.quantizers.color)
   assert np.abs(end.carry.color.entries).max() > 1e-3
   before, after = start.params.quantizers.rotation_scale, end.params.quantizers.rotation_scale
@@ -206,29 +203,31 @@ def test_optimizer_leaves_the_codebooks_to_their_averages(tuned, gaussians, cont
 def test_the_best_is_kept(gaussians, context, target, monkeypatch, measured, best_step):
   values = iter(measured)
   monkeypatch.setattr(codebooks, 'decoded_psnr', lambda *arguments: float(next(values)))
-  state, blocks = run(start_of(gaussians, context, target), context, target)
-  assert state.best_psnr == 30 and state.best.step == best_step and state.current.step == STEPS
-  assert [p.psnr for _, p in blocks] == list(measured[1:])
+  state, seen = run(stage_of(gaussians, context, target))
+  assert (
+    state.memory.psnr == 30 and state.memory.state.step == best_step and state.current.step == STEPS
+  )
+  assert [p.psnr for _, p in seen] == list(measured[1:])
 
 
 def test_same_start_same_bits(tuned, gaussians, context, target):
-  assert_same_bits(run(start_of(gaussians, context, target), context, target)[0], tuned[0])
+  assert_same_bits(run(stage_of(gaussians, context, target))[0], tuned[0])
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits(tuned, context, target):
-  whole, blocks = tuned
-  stopped = jax.tree.map(np.array, jax.device_get(blocks[0][0]))
-  state, later = run(stopped, context, target)
+def test_a_stopped_run_goes_on_to_the_same_bits(tuned, gaussians, context, target):
+  whole, seen = tuned
+  stopped = jax.tree.map(np.array, jax.device_get(seen[0][0]))
+  state, later = run(stage_of(gaussians, context, target)._replace(start=stopped))
   assert_same_bits(state, whole)
-  assert [p for _, p in later] == [blocks[1][1]]
+  assert [p for _, p in later] == [seen[1][1]]
 
 
 # --- what a file holds ---
 
 
-def check_frozen(state, context):
-  """The symbols hold every Gaussian once, and thaw to what the quantizers chose for them."""
-  symbols = freeze(state, context)
+def check_quantized(state, context):
+  """The symbols hold every Gaussian once, and dequantize to what the quantizers chose for them."""
+  symbols = quantized(state, context)
   clusters = context.clusters
   np.testing.assert_array_equal(symbols.counts, clusters.counts)
   total = int(np.sum(clusters.counts))
@@ -244,8 +243,8 @@ def check_frozen(state, context):
     chosen.append(quantize(quantizer.quantize)(params, padded, clusters.mask).value)
   want = np.concatenate([np.asarray(join(value, clusters)) for value in chosen], axis=1)
   want = want[np.asarray(clusters.members)[np.asarray(clusters.mask)]]  # cluster by cluster
-  thawed = codebooks.to_rows(codebooks.thaw(symbols, KNOWN), context.size)
-  got = np.concatenate([np.asarray(getattr(thawed, a)) for a in codebooks.ATTRIBUTES], axis=1)
+  dequantized = codebooks.to_rows(codebooks.dequantize(symbols, KNOWN), context.size)
+  got = np.concatenate([np.asarray(getattr(dequantized, a)) for a in codebooks.ATTRIBUTES], axis=1)
   start = 0
   for count in symbols.counts:  # within a cluster, the file has its own order
     one, other = got[start : start + count], want[start : start + count]
@@ -257,19 +256,19 @@ def check_frozen(state, context):
   return symbols
 
 
-def test_frozen_and_thawed_is_what_was_measured(tuned, context):
-  check_frozen(tuned[0].best, context)
-  check_frozen(tuned[0].current, context)
+def test_quantized_and_dequantized_is_what_was_measured(tuned, context):
+  check_quantized(tuned[0].memory.state, context)
+  check_quantized(tuned[0].current, context)
 
 
 @pytest.mark.parametrize('counts', [[60, 0, 0, 0], [0, 57, 1, 2]])
 def test_empty_and_tiny_clusters(gaussians, target, counts):
   context = context_of(np.random.default_rng(0).permutation(np.repeat(np.arange(4), counts)))
-  start = start_of(gaussians, context, target)
-  check_frozen(start.current, context)
-  state, blocks = run(start, context, target)
-  check_frozen(state.best, context)
-  assert all(np.isfinite(p.psnr) for _, p in blocks)
+  stage = stage_of(gaussians, context, target)
+  check_quantized(stage.start.current, context)
+  state, seen = run(stage)
+  check_quantized(state.memory.state, context)
+  assert all(np.isfinite(p.psnr) for _, p in seen)
   for leaf in jax.tree.leaves(state.current):
     assert np.all(np.isfinite(leaf))
 
@@ -282,21 +281,21 @@ def test_fewer_distinct_gaussians_than_clusters(gaussians, target):
     }
   )
   context = context_of(cluster(jax.random.key(0), same, NUM_CLUSTERS))
-  check_frozen(start_of(same, context, target).current, context)
+  check_quantized(start_of(same, context, target), context)
 
 
 def test_entries_in_7_bits_cost_no_more_than_a_twentieth_of_a_decibel(
   tuned, context, target, monkeypatch
 ):
   pixels = np.asarray(target)
-  told = codebooks.decoded_psnr(freeze(tuned[0].best, context), pixels, KNOWN)
+  stored = codebooks.decoded_psnr(quantized(tuned[0].memory.state, context), pixels, KNOWN)
   monkeypatch.setattr(vector, '_LEVELS', 255)  # as many as a byte has
-  finer = codebooks.decoded_psnr(freeze(tuned[0].best, context), pixels, KNOWN)
-  assert told > finer - 0.05
+  finer = codebooks.decoded_psnr(quantized(tuned[0].memory.state, context), pixels, KNOWN)
+  assert stored > finer - 0.05
 
 
-def test_thaw_names_an_unknown_quantizer(tuned, context):
-  symbols = freeze(tuned[0].best, context)
+def test_dequantize_names_an_unknown_quantizer(tuned, context):
+  symbols = quantized(tuned[0].memory.state, context)
   stranger = symbols._replace(color=symbols.color._replace(quantizer='unknown'))
   with pytest.raises(ValueError, match=r"color quantizer: wanted one of .*, got 'unknown'"):
-    codebooks.thaw(stranger, KNOWN)
+    codebooks.dequantize(stranger, KNOWN)

@@ -1,4 +1,4 @@
-"""Rounding with refitting: it beats rounding, goes on where it stopped, and tells what shows."""
+"""Staged quantization: it beats quantizing at once, resumes, and keeps what is visible."""
 
 from __future__ import annotations
 
@@ -10,41 +10,38 @@ import raster_scenes
 
 from cgvq_jax import codec, metrics
 from cgvq_jax.bitstream import container
+from cgvq_jax.fit import driver
+from cgvq_jax.fit.api import fit_image
+from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.io import images
 from cgvq_jax.methods import rd, registry
-from cgvq_jax.methods.base import Telling
 from cgvq_jax.quantize import adaptive
 from cgvq_jax.rasterize.api import rasterize
 
 IMAGE = raster_scenes.photograph(64, 96)
-COUNT, FIT_STEPS, STEPS, PRECISION = 300, 300, 200, 312
-METHOD = registry.cgvq_rd()._replace(step_index=PRECISION)
-TURNS = METHOD.parts * len(rd.ORDER)
+COUNT, FIT_STEPS, STEPS, STEP_INDEX = 300, 300, 200, 312
+METHOD = registry.cgvq_rd()._replace(step_index=STEP_INDEX)
+GROUPS = METHOD.groups * len(rd.ATTRIBUTES)
 
 
 @pytest.fixture(scope='module')
 def fitted():
-  return codec.fit_image(jax.random.key(0), jnp.asarray(IMAGE), COUNT, steps=FIT_STEPS)
+  return fit_image(IMAGE, COUNT, FitSettings(steps=FIT_STEPS))
 
 
-def told(fitted, method=METHOD, steps=STEPS, **changes):
-  blocks = []
-  telling = Telling(
-    key=jax.random.key(1),
-    gaussians=fitted,
-    target=jnp.asarray(IMAGE),
-    num_clusters=1,
-    steps=steps,
-    loss=codec.clamped_l2,
-    resume=lambda state: state,
-    on_block=lambda state, progress: blocks.append((state, progress)),
-  )
-  return method.tell(telling._replace(**changes)), blocks
+def quantized(fitted, method=METHOD, steps=STEPS, start=None):
+  """The symbols, and what `on_block` was given."""
+  seen = []
+  settings = FitSettings(finetune_steps=steps)
+  stage = rd.quantize_stage(method, jax.random.key(1), fitted, jnp.asarray(IMAGE), settings)
+  stage = stage if start is None else stage._replace(start=start)
+  hooks = driver.Hooks(on_block=lambda stage, state, progress: seen.append((state, progress)))
+  return driver.run([lambda _: stage], hooks), seen
 
 
 @pytest.fixture(scope='module')
 def done(fitted):
-  return told(fitted)
+  return quantized(fitted)
 
 
 def psnr_of(gaussians):
@@ -52,60 +49,59 @@ def psnr_of(gaussians):
   return metrics.psnr(images.to_bytes8(IMAGE), images.to_bytes8(rendered))
 
 
-def test_refitting_makes_up_for_much_of_the_rounding(fitted, done):
-  """Against the same numbers of the same Gaussians rounded all at once."""
-  unpaid = METHOD._replace(weight=0.0)
-  symbols, blocks = told(fitted, unpaid, steps=400)
-  thinning = rd.schedule(400, unpaid.parts).thinning
-  (start,) = [state for state, progress in blocks if progress.step == thinning]
+def test_refitting_makes_up_for_much_of_the_quantization(fitted, done):
+  """Against the same numbers of the same Gaussians quantized all at once."""
+  without_rate = METHOD._replace(lmbda=0.0)
+  symbols, seen = quantized(fitted, without_rate, steps=400)
+  pruning = rd.schedule(400, without_rate.groups).pruning
+  (start,) = [state.current for state, progress in seen if progress.step == pruning]
   at_once = start
-  for turn in range(TURNS):
-    at_once = rd.rounded(at_once, jax.random.key(1), turn, unpaid, IMAGE.shape[:2])
-  plain = rd.freeze(at_once, unpaid, *IMAGE.shape[:2])
-  free = psnr_of(rd.with_floor(start.params))
+  for group in range(GROUPS):
+    at_once = rd.quantize_group(at_once, jax.random.key(1), group, without_rate, IMAGE.shape[:2])
+  plain = rd.to_symbols(at_once, without_rate, *IMAGE.shape[:2])
+  free = psnr_of(rd.with_scale_floor(start.params))
   lost, lost_at_once = (free - psnr_of(adaptive.dequantize(s)) for s in (symbols, plain))
   assert 0 < lost < 0.8 * lost_at_once
 
 
 def test_a_file_shows_what_was_fitted(done):
-  symbols, blocks = done
+  symbols, seen = done
   decoded = codec.decode(container.write(symbols))
-  last = blocks[-1][0]
-  whole = rd.rounded(last, jax.random.key(1), TURNS - 1, METHOD, IMAGE.shape[:2])
-  fitted = rd.forward(whole.params, whole.carry, rd.FREE).gaussians
+  last = seen[-1][0].current
+  fitted = rd.forward(last.params, last.carry, rd.NO_PENALTY).gaussians
   height, width, _ = IMAGE.shape
   np.testing.assert_allclose(
     rasterize(decoded.gaussians, height, width), rasterize(fitted, height, width), atol=2e-4
   )
 
 
-def test_thinning_drops_what_is_not_worth_its_bits(fitted, done):
+def test_pruning_removes_what_is_not_worth_its_bits(fitted, done):
   symbols, _ = done
-  plain, _ = told(fitted, METHOD._replace(weight=0.0))
+  plain, _ = quantized(fitted, METHOD._replace(lmbda=0.0))
   assert len(symbols.energy_class) < 0.9 * len(plain.energy_class) <= 0.9 * COUNT
   assert len(container.write(symbols)) < 0.9 * len(container.write(plain))
 
 
-def test_precision_is_quality(fitted, done):
-  finer, _ = told(fitted, METHOD._replace(step_index=376))
+def test_a_finer_step_is_a_better_picture(fitted, done):
+  finer, _ = quantized(fitted, METHOD._replace(step_index=376))
   assert len(container.write(finer)) > len(container.write(done[0]))
   assert psnr_of(adaptive.dequantize(finer)) > psnr_of(adaptive.dequantize(done[0])) + 0.5
 
 
 @pytest.mark.parametrize('stopped_after', [0, 9, 30])
-def test_a_stopped_rounding_goes_on_to_the_same_integers(fitted, done, stopped_after):
-  symbols, blocks = done
-  state = jax.tree.map(np.array, jax.device_get(blocks[stopped_after][0]))
-  resumed, later = told(fitted, resume=lambda start: state)
-  assert len(later) == len(blocks) - stopped_after - 1
+def test_a_stopped_stage_goes_on_to_the_same_integers(fitted, done, stopped_after):
+  symbols, seen = done
+  state = jax.tree.map(np.array, jax.device_get(seen[stopped_after][0]))
+  resumed, later = quantized(fitted, start=state)
+  assert len(later) == len(seen) - stopped_after - 1
   for got, want in zip(resumed, symbols, strict=True):
     np.testing.assert_array_equal(got, want)
 
 
-def test_what_is_free_is_not_told(fitted):
-  state = rd.initial_state(fitted, rd.adam())
-  with pytest.raises(ValueError, match='freeze: wanted all numbers rounded'):
-    rd.freeze(state, METHOD, *IMAGE.shape[:2])
+def test_what_is_free_has_no_symbols(fitted):
+  state = rd.unquantized_state(fitted)
+  with pytest.raises(ValueError, match='to_symbols: wanted all numbers quantized'):
+    rd.to_symbols(state, METHOD, *IMAGE.shape[:2])
 
 
 @pytest.mark.parametrize(
@@ -118,31 +114,31 @@ def test_what_is_free_is_not_told(fitted):
 )
 def test_small_pictures_of_any_channels(shape, count):
   picture = np.random.default_rng(0).random(shape, np.float32)
-  method = registry.cgvq_rd(shape[2])
-  data = codec.encode(picture, method, num_gaussians=count, fit_steps=50, finetune_steps=31)
+  method = registry.cgvq_rd(shape[2], num_gaussians=count)
+  data = codec.encode(picture, method, FitSettings(steps=50, finetune_steps=31))
   decoded = codec.decode(data)
   assert codec.render(decoded).shape == shape
   assert 1 <= decoded.gaussians.num_gaussians <= count
 
 
-def test_the_rate_is_paid_at_the_slope_of_rounding(fitted):
+def test_the_rate_costs_the_slope_of_quantization(fitted):
   """An octave of every Gaussian's energy costs about 3 bits each, delta^2 / 12 2 ln 2 a bit."""
   delta, samples = 1e-3, IMAGE.size
-  price = rd.price(delta, 1.0, 0.0, samples)
-  carry = rd.initial_state(fitted, rd.adam()).carry
+  penalty = rd.rate_penalty(delta, 1.0, 0.0, samples)
+  carry = rd.unquantized_state(fitted).carry
   louder = fitted.replace(color=fitted.color * np.sqrt(2))
-  penalties = [float(rd.forward(g, carry, price).penalty) for g in (fitted, louder)]
+  penalties = [float(rd.forward(g, carry, penalty).penalty) for g in (fitted, louder)]
   bits = 3 * fitted.num_gaussians
   slope = 2 * np.log(2) * delta**2 / 12 / samples
   assert penalties[1] - penalties[0] == pytest.approx(bits * slope, rel=0.02)
 
 
 def test_no_rate_is_a_free_fit(fitted):
-  carry = rd.initial_state(fitted, rd.adam()).carry
-  for price in (rd.FREE, rd.price(0.1, 0.0, 3.0, IMAGE.size)):
-    made = rd.forward(fitted, carry, price)
+  carry = rd.unquantized_state(fitted).carry
+  for penalty in (rd.NO_PENALTY, rd.rate_penalty(0.1, 0.0, 3.0, IMAGE.size)):
+    made = rd.forward(fitted, carry, penalty)
     assert float(made.penalty) == 0.0
-    want = rd.with_floor(fitted)
+    want = rd.with_scale_floor(fitted)
     jax.tree.map(
       lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-6), made.gaussians, want
     )
@@ -150,19 +146,20 @@ def test_no_rate_is_a_free_fit(fitted):
 
 def test_the_floor_keeps_what_is_above_it(fitted):
   wide = fitted.replace(log_scale=jnp.maximum(fitted.log_scale, np.log(0.45)))
-  again = rd.with_floor(rd.without_floor(wide))
+  again = rd.with_scale_floor(rd.without_scale_floor(wide))
   np.testing.assert_allclose(again.log_scale, wide.log_scale, atol=1e-5)
   thin = fitted.replace(log_scale=jnp.full_like(fitted.log_scale, -20.0))
-  for gaussians in (thin, rd.without_floor(thin)):
-    assert 0.399 < float(jnp.exp(rd.with_floor(gaussians).log_scale).min()) < 0.42
+  for gaussians in (thin, rd.without_scale_floor(thin)):
+    assert 0.399 < float(jnp.exp(rd.with_scale_floor(gaussians).log_scale).min()) < 0.42
 
 
-def test_a_row_of_another_colour_is_told():
+def test_a_row_of_another_colour_is_kept():
   """A thin Gaussian on one row of pixels: its energy is more than its area says."""
   picture = np.full((32, 48, 3), 0.5, np.float32)
   picture[-1] = 0
-  # Of this size: a larger picture with more Gaussians is told as well without the floor.
-  data = codec.encode(picture, registry.cgvq_rd(), num_gaussians=60, fit_steps=400)
+  # Of this size: a larger picture with more Gaussians is coded as well without the floor.
+  method = registry.cgvq_rd(num_gaussians=60)
+  data = codec.encode(picture, method, FitSettings(steps=400))
   decoded = images.to_bytes8(codec.render(codec.decode(data)))
   assert metrics.psnr(images.to_bytes8(picture), decoded) > 34
   assert decoded[-1].max() < 30
@@ -171,32 +168,32 @@ def test_a_row_of_another_colour_is_told():
 def test_every_ablation_makes_files_and_is_what_it_says(fitted):
   made = {}
   for name, make in registry.ABLATIONS.items():
-    method = make(3, 50)
-    assert method.name == 'cgvq_rd' and method.step_index == registry.cgvq_rd(3, 50).step_index
-    assert method != registry.cgvq_rd(3, 50)
-    symbols, _ = told(fitted, method, steps=64)
+    method = make(3, quality=50)
+    assert method.name == 'cgvq_rd' and method.step_index == registry.cgvq_rd().step_index
+    assert method != registry.cgvq_rd()
+    symbols, _ = quantized(fitted, method, steps=64)
     made[name] = codec.decode(container.write(symbols)).gaussians.num_gaussians, symbols
     assert made[name][0] == len(symbols.energy_class)
   assert (
     len(np.unique(made['rd_common_steps'][1].energy_class))
     == 1
-    < len(np.unique(made['rd_plain_axes'][1].energy_class))
+    < len(np.unique(made['rd_rgb_axes'][1].energy_class))
   )
-  np.testing.assert_array_equal(made['rd_plain_axes'][1].axes, 127 * np.eye(3))
-  assert made['rd_no_rate'][0] >= made['rd_no_presence'][0] > made['rd_plain_axes'][0]
+  np.testing.assert_array_equal(made['rd_rgb_axes'][1].axes, 127 * np.eye(3))
+  assert made['rd_no_rate'][0] >= made['rd_no_presence'][0] > made['rd_rgb_axes'][0]
 
 
-def test_a_small_level_of_a_colour_is_told_as_none(fitted):
-  told = rd.initial_state(fitted, rd.adam()).carry
-  told = told.replace(axes=(127 * np.eye(3)).astype(np.int8))
+def test_a_small_level_of_a_colour_is_in_the_dead_zone(fitted):
+  carry = rd.unquantized_state(fitted).carry
+  carry = carry.replace(axes=(127 * np.eye(3)).astype(np.int8))
   e = 0.5 * np.array([[0.64, -0.64, 0.0], [0.66, -0.66, 1.49], [1.51, -2.6, 10.4]])
   np.testing.assert_array_equal(
-    rd._color_levels(e, told, 0.5), [[0, 0, 0], [1, -1, 1], [2, -3, 10]]
+    rd._color_levels(e, carry, 0.5), [[0, 0, 0], [1, -1, 1], [2, -3, 10]]
   )
 
 
-def test_thinning_and_all_turns_are_one_program(fitted, monkeypatch):
-  """And none is made again for a weak type or for turns of fewer steps."""
+def test_pruning_and_all_groups_are_one_program(fitted, monkeypatch):
+  """And none is made again for a weak type or for groups of fewer steps."""
   traces = []
 
   def traced(params, carry, context):
@@ -205,5 +202,5 @@ def test_thinning_and_all_turns_are_one_program(fitted, monkeypatch):
 
   forward = rd.forward
   monkeypatch.setattr(rd, 'forward', traced)
-  told(fitted, METHOD, steps=130)
+  quantized(fitted, METHOD, steps=130)
   assert 1 <= len(traces) <= 3  # a loop may trace its body twice, and shapes are looked at once

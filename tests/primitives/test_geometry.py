@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from cgvq_jax.primitives import geometry
+from cgvq_jax.primitives.sensitivity import sensitivity
+from cgvq_jax.primitives.trees import Gaussians
 
 RNG = np.random.default_rng(0)
 LOG_SCALE = np.log(RNG.uniform(0.3, 8, (50, 2))).astype(np.float32)
@@ -103,3 +105,40 @@ def test_gradient_is_zero_where_clamped_and_finite_anywhere(function):
   by_scale, by_rotation = jax.grad(trace, argnums=(0, 1))(log_scale, jnp.array([0.3, 1.0, 2.0]))
   assert np.all(np.isfinite(by_rotation))
   np.testing.assert_array_equal(np.asarray(by_scale) == 0, [[1, 0], [0, 1], [1, 1]])
+
+
+def random_gaussians() -> Gaussians:
+  color = RNG.normal(size=(50, 3)).astype(np.float32)
+  return Gaussians(RNG.uniform(0, 90, (50, 2)).astype(np.float32), LOG_SCALE, ROTATION, color)
+
+
+@pytest.mark.parametrize('function', [geometry.canonical, geometry.energy, sensitivity])
+def test_numpy_and_jax_arrays_give_the_same_numbers(function):
+  gaussians = random_gaussians()
+  want = function(gaussians)
+  got = jax.jit(function)(gaussians)
+  for ours, theirs in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
+    assert isinstance(ours, np.ndarray) and ours.dtype == theirs.dtype == np.float32
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
+@pytest.mark.parametrize('function', FUNCTIONS)
+def test_numpy_and_jax_arrays_give_the_same_shapes(function):
+  want = function(LOG_SCALE, ROTATION)
+  got = jax.jit(function)(LOG_SCALE, ROTATION)
+  assert isinstance(want, np.ndarray) and want.dtype == got.dtype == np.float32
+  np.testing.assert_allclose(want, got, rtol=1e-4, atol=1e-6 * np.abs(want).max())
+
+
+def test_energy_is_the_squared_error_of_the_absence():
+  one = Gaussians(
+    mean_xy=np.array([[40.0, 40.0]]),
+    log_scale=np.log([[5.0, 3.0]]),
+    rotation=np.zeros(1),
+    color=np.array([[0.5, -0.25]]),
+  )
+  y, x = np.mgrid[:80, :80] + 0.5
+  weight = np.exp(-(((x - 40) / 5) ** 2 + ((y - 40) / 3) ** 2) / 2)
+  np.testing.assert_allclose(geometry.area(one.log_scale), [[np.sum(weight**2)]], rtol=1e-6)
+  error = np.sum((weight[..., None] * one.color) ** 2)
+  np.testing.assert_allclose(geometry.energy(one), [error], rtol=1e-6)

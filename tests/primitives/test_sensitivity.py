@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cgvq_jax.methods import codebooks
-from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.sensitivity import sensitivity
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize.reference import rasterize as render
 
 SIZE = 96

@@ -12,7 +12,7 @@ from cgvq_jax.bitstream import adaptive as stream
 from cgvq_jax.bitstream import boxes as mean_boxes
 from cgvq_jax.bitstream import container, ordering
 from cgvq_jax.bitstream.ans import Reader, Stack, Writer
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.quantize import adaptive
 from cgvq_jax.rasterize.api import rasterize
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import canonical
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.quantize.clusters import cluster, features, join, layout, split
 
 

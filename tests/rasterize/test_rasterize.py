@@ -21,9 +21,9 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import CUTOFF, CUTOFF_RADIUS
-from cgvq_jax.rasterize import api, layout, tiles
+from cgvq_jax.primitives.trees import Gaussians
+from cgvq_jax.rasterize import api, layout, limits, numpy_renderer, tiles
 
 
 def on_this_machine(names):
@@ -40,8 +40,13 @@ IMPLEMENTATIONS = list(on_this_machine(MAIN))
 # The others differ from these in one part each, so some scenes are enough.
 OTHERS = [name for name in api.implementations() if name not in ('reference', *MAIN)]
 ATTRIBUTES = ('mean_xy', 'log_scale', 'rotation', 'color')
+NUMPY = 'numpy'  # renders, but has no gradient and is no implementation of `api.rasterize`
 
 each_implementation = pytest.mark.parametrize('name', IMPLEMENTATIONS)
+each_renderer = pytest.mark.parametrize('name', [*IMPLEMENTATIONS, NUMPY])
+each_renderer_and_reference = pytest.mark.parametrize(
+  'name', ['reference', *IMPLEMENTATIONS, NUMPY]
+)
 each_scene = pytest.mark.parametrize('scene', list(raster_scenes.SCENES))
 
 # The value is a sum of float32 terms: where colours add up to 120, so does the rounding.
@@ -76,7 +81,15 @@ def of_scene(name, scene):
 
 
 def image_of(name, scene):
+  if name == NUMPY:
+    return numpy_renderer.rasterize(*scene)
   return np.asarray(image_and_gradient(name, scene)[0])
+
+
+def image_of_scene(name, scene):
+  if name == NUMPY:
+    return numpy_renderer.rasterize(*raster_scenes.SCENES[scene]())
+  return np.asarray(of_scene(name, scene)[0])
 
 
 def written_out(scene):
@@ -101,7 +114,7 @@ def written_out(scene):
 # --- values and gradients ---
 
 
-@pytest.mark.parametrize('name', ['reference', *IMPLEMENTATIONS])
+@each_renderer_and_reference
 @pytest.mark.parametrize('scene', ['odd_size_gray', 'thin'])
 def test_value_is_the_definition_written_out(name, scene):
   scene = raster_scenes.SCENES[scene]()
@@ -110,10 +123,10 @@ def test_value_is_the_definition_written_out(name, scene):
   np.testing.assert_allclose(image_of(name, scene), want, atol=1e-5)
 
 
-@each_implementation
+@each_renderer
 @each_scene
 def test_value_matches_reference(name, scene):
-  want, got = (np.asarray(of_scene(n, scene)[0]) for n in ('reference', name))
+  want, got = (image_of_scene(n, scene) for n in ('reference', name))
   assert got.shape == want.shape and got.dtype == np.float32
   assert np.abs(want).max() > 0.05 or scene == 'black'
   size = max(1, np.abs(want).max())
@@ -191,7 +204,7 @@ def test_gaussians_outside_give_nothing_and_get_nothing(name):
   np.testing.assert_array_equal(image, image_of(name, without))
 
 
-@pytest.mark.parametrize('name', ['reference', *IMPLEMENTATIONS])
+@each_renderer_and_reference
 def test_order_does_not_matter(name):
   scene = raster_scenes.random()
   backwards = jax.tree.map(lambda a: a[::-1], scene.gaussians)
@@ -210,7 +223,7 @@ def lone(mean_xy, scale, rotation=0.0):
   return scene._replace(gaussians=Gaussians(**rows))
 
 
-@pytest.mark.parametrize('name', ['reference', *IMPLEMENTATIONS])
+@each_renderer_and_reference
 @pytest.mark.parametrize('center', [(20.5, 20.5), (15.5, 16.5), (0.5, 39.5)])
 def test_cutoff_is_the_ellipse_of_weight_one_in_255(name, center):
   # 8 px along the first axis, 3 px along the second: just inside, then just outside.
@@ -228,7 +241,7 @@ def test_cutoff_is_the_ellipse_of_weight_one_in_255(name, center):
     assert np.min(image[image > 0]) >= 0.999 / 255
 
 
-@pytest.mark.parametrize('name', ['reference', *IMPLEMENTATIONS])
+@each_renderer_and_reference
 @pytest.mark.parametrize('shift', [(5, 3), (16, 0), (-7, 9)])
 def test_image_does_not_know_where_tiles_begin(name, shift):
   scene = raster_scenes.random()
@@ -605,32 +618,39 @@ def test_capacities_come_in_a_few_sizes():
 # --- misuse ---
 
 
-@pytest.mark.parametrize('size', [(0, 5), (5, 0), (-1, 5), (5, api.MAX_SIDE + 1)])
-def test_impossible_sizes(size):
+rasterizers = pytest.mark.parametrize('rasterize', [api.rasterize, numpy_renderer.rasterize])
+
+
+@rasterizers
+@pytest.mark.parametrize('size', [(0, 5), (5, 0), (-1, 5), (5, limits.MAX_SIDE + 1)])
+def test_impossible_sizes(rasterize, size):
   with pytest.raises(
     ValueError, match=r'image size: wanted 1 to 65535 px a side, got height=.*wid'
   ):
-    api.rasterize(raster_scenes.random().gaussians, *size)
+    rasterize(raster_scenes.random().gaussians, *size)
 
 
+@rasterizers
 @pytest.mark.parametrize('channels', [2, 5])
-def test_impossible_channels(channels):
+def test_impossible_channels(rasterize, channels):
   with pytest.raises(ValueError, match=rf'channels: wanted one of \(1, 3, 4\), got {channels}'):
-    api.rasterize(raster_scenes.random(channels=channels).gaussians, 8, 8)
+    rasterize(raster_scenes.random(channels=channels).gaussians, 8, 8)
 
 
+@rasterizers
 @pytest.mark.parametrize(
   ('attribute', 'shape'), [('mean_xy', (24, 3)), ('log_scale', (23, 2)), ('rotation', (24, 1))]
 )
-def test_shapes_that_do_not_fit(attribute, shape):
+def test_shapes_that_do_not_fit(rasterize, attribute, shape):
   gaussians = raster_scenes.random().gaussians.replace(**{attribute: jnp.zeros(shape)})
   with pytest.raises(ValueError, match=rf"'{attribute}'.*got.*{re.escape(str(shape))}"):
-    api.rasterize(gaussians, 8, 8)
+    rasterize(gaussians, 8, 8)
 
 
-def test_no_gaussians():
+@rasterizers
+def test_no_gaussians(rasterize):
   with pytest.raises(ValueError, match='wanted N >= 1'):
-    api.rasterize(raster_scenes.random(num_gaussians=0).gaussians, 8, 8)
+    rasterize(raster_scenes.random(num_gaussians=0).gaussians, 8, 8)
 
 
 # --- choice ---

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cgvq_jax.io import datasets
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 
 NUM_GAUSSIANS, HEIGHT, WIDTH = 24, 40, 56  # neither side is a multiple of a tile's
 

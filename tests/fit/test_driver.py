@@ -12,11 +12,13 @@ import pytest
 import raster_scenes
 
 from cgvq_jax import devices
-from cgvq_jax.fit import blocks, initialize, losses, optimizers
+from cgvq_jax.fit import blocks, driver, initialize, losses, optimizers, stages
+from cgvq_jax.fit.api import fit_image
+from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.rasterize import api, tiles
 
-STEPS, NUM_GAUSSIANS = 3 * blocks.BLOCK_STEPS, 300
+STEPS, NUM_GAUSSIANS = 3 * stages.BLOCK_STEPS, 300
 ATTRIBUTES = ('mean_xy', 'log_scale', 'rotation', 'color')
 OPTIMIZER = optimizers.adam(STEPS)
 
@@ -31,13 +33,25 @@ def start(target):
   return initialize.gradient_guided(jax.random.key(0), target, NUM_GAUSSIANS)
 
 
-def run(gaussians, target, steps=STEPS, optimizer=OPTIMIZER, state=None, **options):
-  """The last state, and what `on_block` was told."""
+def run(gaussians, target, steps=STEPS, optimizer=OPTIMIZER, state=None, between=None, **options):
+  """The last state, and what `on_block` was given."""
   seen = []
-  state = blocks.initial_state(gaussians, (), optimizer) if state is None else state
-  options['on_block'] = lambda *told: seen.append(told)
-  state = blocks.run(state, target, steps=steps, optimizer=optimizer, **options)
-  return state, seen
+  implementation = options.pop('implementation', None)
+  state = stages.initial_state(gaussians, (), optimizer) if state is None else state
+
+  def after_block(state, progress):
+    if between and progress.step < steps:
+      state = state.replace(current=between(state.current, target))
+    return state, progress
+
+  stage = stages.plain_stage(
+    state, target, steps, optimizer=optimizer, after_block=after_block, **options
+  )
+  hooks = driver.Hooks(
+    on_block=lambda stage, state, progress: seen.append((state.current, progress))
+  )
+  hooks = driver.Hooks(on_block=on_block)
+  return driver.run_stage(stage, hooks, implementation=implementation).current, seen
 
 
 @pytest.fixture(scope='module')
@@ -87,7 +101,7 @@ def test_random_start_reaches_the_photograph(target):
   assert psnr_of(run(gaussians, target)[0].params, target) > 28
 
 
-def test_progress_tells_of_each_block(adam_run, target):
+def test_progress_is_shown_after_each_block(adam_run, target):
   state, seen = adam_run
   assert [p.step for _, p in seen] == [int(s.step) for s, _ in seen] == [50, 100, 150]
   assert_same_bits(seen[-1][0], state)
@@ -98,11 +112,13 @@ def test_progress_tells_of_each_block(adam_run, target):
   assert seen[0][1].psnr < seen[1][1].psnr < seen[2][1].psnr
 
 
-def test_fit_is_run_from_a_fresh_state(adam_run, start, target):
-  told = []
-  gaussians = blocks.fit(start, target, steps=STEPS, on_block=lambda s, p: told.append(p))
+def test_an_image_is_fitted_from_a_fresh_state(adam_run, target):
+  shown = []
+  settings = FitSettings(steps=STEPS, densifier='none')
+  hooks = driver.Hooks(on_block=lambda stage, state, progress: shown.append(progress))
+  gaussians = fit_image(target, NUM_GAUSSIANS, settings, hooks)
   assert_same_bits(gaussians, adam_run[0].params)
-  assert told == [progress for _, progress in adam_run[1]]
+  assert shown == [progress for _, progress in adam_run[1]]
 
 
 def test_steps_are_those_of_the_plain_definition():
@@ -197,7 +213,7 @@ def test_between_blocks_the_state_may_change(start, target):
 
   state, seen = run(start, target, between=between)
   assert called == [50, 100]  # and not after the last
-  # `on_block` is told of the changed state, from which a stopped run goes on.
+  # `on_block` gets the changed state, from which a stopped run goes on.
   assert seen[0][0].params.color.min() > 0.3 and seen[1][0].params.color.max() > 2
   assert_same_bits(seen[-1][0], state)
   again = {'state': seen[1][0], 'between': lambda state, image: pytest.fail('called again')}
@@ -210,15 +226,15 @@ def test_between_blocks_the_state_may_change(start, target):
 grown = blocks.Capacity.grown
 
 
-def test_overflow_runs_the_block_again_with_more_room(adam_run, start, target, monkeypatch):
+def test_overflow_runs_the_block_again_with_more_capacity(adam_run, start, target, monkeypatch):
   # Capacity for the lists of one core for the block's first step, but not for all that follow.
   def needed(gaussians):
     shares = [tiles.Share(rank, devices.mesh().size) for rank in range(devices.mesh().size)]
     return max(int(tiles.bin_gaussians(gaussians, 96, 96, 8192, s).num_pairs) for s in shares)
 
   first, last = needed(start), needed(adam_run[1][0][0].params)
-  room, asked = (first + last) // 2, []
-  assert min(first, last) < room < max(first, last)
+  capacity, asked = (first + last) // 2, []
+  assert min(first, last) < capacity < max(first, last)
 
   def spy(num_pairs):
     asked.append((num_pairs, round_capacity(num_pairs)))
@@ -226,10 +242,10 @@ def test_overflow_runs_the_block_again_with_more_room(adam_run, start, target, m
 
   round_capacity = blocks.round_capacity
   monkeypatch.setattr(blocks, 'round_capacity', spy)
-  monkeypatch.setattr(blocks, 'initial_capacity', lambda *sizes: room)
-  state, seen = run(start, target, blocks.BLOCK_STEPS)
-  assert asked and all(room < wanted <= got for wanted, got in asked)
-  assert [p.step for _, p in seen] == [state.step] == [50]  # one block is told of, not two
+  monkeypatch.setattr(blocks, 'initial_capacity', lambda *sizes: capacity)
+  state, seen = run(start, target, stages.BLOCK_STEPS)
+  assert asked and all(capacity < wanted <= got for wanted, got in asked)
+  assert [p.step for _, p in seen] == [state.step] == [50]  # one block is shown, not two
   assert seen[0][1].psnr == pytest.approx(adam_run[1][0][1].psnr, abs=1e-3)
 
 
@@ -245,9 +261,11 @@ def test_a_tile_with_more_chunks_runs_the_block_again(adam_run, start, target, m
   monkeypatch.setattr(blocks, 'BLOCK', 1)
   monkeypatch.setattr(blocks, 'initial_capacity', lambda *sizes: 8192)  # more than enough
   monkeypatch.setattr(
-    blocks.Capacity, 'grown', lambda room, needed: asked.append(needed) or grown(room, needed)
+    blocks.Capacity,
+    'grown',
+    lambda capacity, needed: asked.append(needed) or grown(capacity, needed),
   )
-  assert_like_before(run(start, target, blocks.BLOCK_STEPS), adam_run)
+  assert_like_before(run(start, target, stages.BLOCK_STEPS), adam_run)
   assert len(asked) == 1 and asked[0].chunks > 1
 
 
@@ -258,20 +276,20 @@ def test_too_many_chunks_in_a_tile_are_rendered_in_two_passes(adam_run, start, t
   monkeypatch.setattr(blocks, '_MOST_CHUNKS', 2)
   monkeypatch.setattr(blocks.api, 'mean_errors', nothing)
   blocks._block_program.cache_clear()  # or a program that is there already would run
-  assert_like_before(run(start, target, blocks.BLOCK_STEPS), adam_run)
+  assert_like_before(run(start, target, stages.BLOCK_STEPS), adam_run)
   blocks._block_program.cache_clear()
 
 
 def test_a_loss_of_samples_and_of_the_image_fit_alike(adam_run, start, target):
   whole = run(
-    start, target, blocks.BLOCK_STEPS, loss=lambda image, target: losses.clamped_l2(image, target)
+    start, target, stages.BLOCK_STEPS, loss=lambda image, target: losses.clamped_l2(image, target)
   )
   assert_like_before(whole, adam_run)
 
 
 @pytest.mark.parametrize('implementation', ['xla', 'pallas_interpret'])
 def test_any_rasterizer_fits_alike(adam_run, start, target, implementation):
-  state, seen = run(start, target, blocks.BLOCK_STEPS, implementation=implementation)
+  state, seen = run(start, target, stages.BLOCK_STEPS, implementation=implementation)
   assert state.step == 50  # another order of sums, fifty large steps on
   assert seen[0][1].psnr == pytest.approx(adam_run[1][0][1].psnr, abs=0.2)
 
@@ -279,29 +297,29 @@ def test_any_rasterizer_fits_alike(adam_run, start, target, implementation):
 @pytest.mark.parametrize('name', ['cuda', 'reference'])
 def test_a_fit_wants_a_rasterizer_that_works_from_lists(start, target, name, monkeypatch):
   with pytest.raises(ValueError, match=f"implementation='{name}': wanted one of .*'xla'"):
-    blocks.fit(start, target, steps=1, implementation=name)
+    run(start, target, 1, implementation=name)
   monkeypatch.setenv('CGVQ_RASTERIZER', name)
   with pytest.raises(ValueError, match=f"CGVQ_RASTERIZER={name}: wanted one of .*'xla'"):
-    blocks.fit(start, target, steps=1)
+    run(start, target, 1)
 
 
 def test_blocks_of_a_batch_of_images_are_those_of_each(start, target):
   optimizer = optimizers.adam(50)
-  options = {'forward': blocks.free, 'loss': losses.l2, 'optimizer': optimizer, 'steps': 1}
+  options = {'forward': stages.unquantized, 'loss': losses.l2, 'optimizer': optimizer, 'steps': 1}
   height, width, _ = target.shape
-  room = blocks.first_capacity(start.num_gaussians, height, width)
-  room = room._replace(pairs=4 * room.pairs)  # one device has what several would share
-  block = functools.partial(blocks.block, **options, room=room)
+  capacity = blocks.first_capacity(start.num_gaussians, height, width)
+  capacity = capacity._replace(pairs=4 * capacity.pairs)  # one device has what several would share
+  block = functools.partial(blocks.block, **options, capacity=capacity)
   targets = jnp.stack([target, jnp.flip(target, 1)])
-  state = blocks.initial_state(start, (), optimizer)
+  state = stages.initial_state(start, (), optimizer)
   states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
-  together = jax.jit(jax.vmap(block, in_axes=(0, None, 0)))(states, None, targets)
+  batch = jax.jit(jax.vmap(block, in_axes=(0, None, 0)))(states, None, targets)
   for i in range(2):
     alone = jax.jit(block)(state, None, targets[i])
-    assert alone.psnr > 5 and room.holds(blocks.Capacity(*map(int, alone.needed)))
+    assert alone.psnr > 5 and capacity.holds(blocks.Capacity(*map(int, alone.needed)))
     # Adam takes whole steps where a gradient is rounding alone, as by the rotation of a disc.
-    assert together.psnr[i] == pytest.approx(float(alone.psnr), abs=0.1)
-    np.testing.assert_allclose(together.loss[i], alone.loss, rtol=1e-5)
+    assert batch.psnr[i] == pytest.approx(float(alone.psnr), abs=0.1)
+    np.testing.assert_allclose(batch.loss[i], alone.loss, rtol=1e-5)
 
 
 def test_what_incomplete_lists_break_is_not_held_against_the_fit(monkeypatch):
@@ -344,27 +362,27 @@ def test_nan_in_the_start_is_named(start, target, attribute):
   value = getattr(start, attribute)
   broken = start.replace(**{attribute: value.at[7].set(jnp.nan)})
   with pytest.raises(blocks.FitError, match=rf'not finite at step 0: gradient of .*{attribute}'):
-    run(broken, target, blocks.BLOCK_STEPS)
+    run(broken, target, stages.BLOCK_STEPS)
 
 
 # What breaks the rotations is an update, so the next step finds out: or, after the last of a
-# block, the look at where it led.
-@pytest.mark.parametrize('at', [blocks.BLOCK_STEPS + 6, 2 * blocks.BLOCK_STEPS - 1])
+# block, the measurement after it.
+@pytest.mark.parametrize('at', [stages.BLOCK_STEPS + 6, 2 * stages.BLOCK_STEPS - 1])
 def test_nan_on_the_way_is_named_with_its_step(at):
   scene = raster_scenes.random()
   target = jnp.asarray(raster_scenes.photograph(scene.height, scene.width))
   spoil = optax.scale_by_schedule(lambda count: jnp.where(count == at, jnp.nan, 1.0))
   rotation_only = Gaussians(False, False, True, False)
   optimizer = optax.chain(optimizers.adam(STEPS), optax.masked(spoil, rotation_only))
-  told = []
-  state = blocks.initial_state(scene.gaussians, (), optimizer)
+  shown = []
+  state = stages.initial_state(scene.gaussians, (), optimizer)
+  stage = stages.plain_stage(state, target, STEPS, optimizer=optimizer)
+  hooks = driver.Hooks(on_block=lambda stage, state, progress: shown.append(progress.step))
   with pytest.raises(
     blocks.FitError, match=rf'not finite at step {at + 1}: gradient of .*rotation'
   ):
-    blocks.run(
-      state, target, steps=STEPS, optimizer=optimizer, on_block=lambda s, p: told.append(p.step)
-    )
-  assert told == [blocks.BLOCK_STEPS]  # a block with NaN in it is not handed out
+    driver.run_stage(stage, hooks)
+  assert shown == [stages.BLOCK_STEPS]  # a block with NaN in it is not handed out
 
 
 # --- one trace ---
@@ -379,7 +397,7 @@ def test_a_block_is_traced_once():
 
   scene = raster_scenes.random()
   target = jnp.asarray(raster_scenes.photograph(scene.height, scene.width))
-  run(scene.gaussians, target, 2 * blocks.BLOCK_STEPS, loss=loss)
+  run(scene.gaussians, target, 2 * stages.BLOCK_STEPS, loss=loss)
   once = len(traces)
   assert once <= 2  # a loop may trace its body twice
   other = raster_scenes.borders()
@@ -392,22 +410,22 @@ def test_a_block_is_traced_once():
 
 def penalized(params, carry, context):
   penalty = context['weight'] * jnp.sum(params.color**2) + context['constant']
-  return blocks.Forward(params, carry + context['step'], penalty)
+  return stages.Forward(params, carry + context['step'], penalty)
 
 
 def run_penalized(scene, **context):
   target = jnp.asarray(raster_scenes.photograph(scene.height, scene.width))
   optimizer = optimizers.adam(STEPS, optimizers.rates(0.1, 0.05, 0.05, color=0.05))
-  state = blocks.initial_state(scene.gaussians, jnp.zeros(()), optimizer)
+  state = stages.initial_state(scene.gaussians, jnp.zeros(()), optimizer)
   context = {name: jnp.float32(value) for name, value in context.items()}
   options = {'forward': penalized, 'context': context}
-  return run(None, target, blocks.BLOCK_STEPS, optimizer, state=state, **options)
+  return run(None, target, stages.BLOCK_STEPS, optimizer, state=state, **options)
 
 
 def test_forward_has_a_context_a_carry_and_a_penalty():
   scene = raster_scenes.random()
   state, seen = run_penalized(scene, weight=1e3, step=2, constant=5e4)
-  assert state.carry == 2 * blocks.BLOCK_STEPS
+  assert state.carry == 2 * stages.BLOCK_STEPS
   # The penalty outweighs the image: the colours go out. It is part of the loss.
   assert np.abs(state.params.color).max() < 0.1 * np.abs(scene.gaussians.color).max()
   assert seen[0][1].loss > 5e4
@@ -424,9 +442,9 @@ def test_nan_in_the_loss_alone_is_named():
 def test_impossible_gaussians_are_refused(target):
   gaussians = raster_scenes.random(channels=3).gaussians
   with pytest.raises(ValueError, match='gaussians: wanted N >= 1'):
-    blocks.fit(gaussians.replace(rotation=jnp.zeros(3)), target)
+    run(gaussians.replace(rotation=jnp.zeros(3)), target)
   with pytest.raises(ValueError, match='color channels'):
-    blocks.fit(raster_scenes.random(channels=2).gaussians, target[..., :2])
+    run(raster_scenes.random(channels=2).gaussians, target[..., :2])
   for channels in ([0], [0, 1, 2, 2]):
     with pytest.raises(ValueError, match='target: wanted 3 channels'):
-      blocks.fit(gaussians, target[..., channels])
+      run(gaussians, target[..., channels])

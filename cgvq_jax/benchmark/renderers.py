@@ -1,0 +1,115 @@
+"""Seconds of a whole new process that renders one image, by NumPy and by JAX.
+
+This is what `renderers.MAX_NUMPY_WORK` is chosen by. A process starts Python, reads Gaussians from
+a file, scales them, renders and ends. With JAX it imports and compiles as well, or finds its
+programs in the persistent cache that JAX_COMPILATION_CACHE_DIR names, where an image of this size
+and number of Gaussians has been rendered before.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cgvq_jax.benchmark.scenes import SCENES
+from cgvq_jax.benchmark.timer import Stopwatch
+
+
+class Case(NamedTuple):
+  """An image to render: a scene of `benchmark.scenes`, enlarged."""
+
+  scene: str
+  scale: float = 1.0
+
+
+# As dense as a fit makes them, and enlarged: more pixels of the same Gaussians.
+CASES = (
+  Case('random-256'),
+  Case('kodim15-10k'),
+  Case('random-2048'),
+  Case('kodim15-10k', 4),
+  Case('kodim15-1k', 8),
+  Case('random-4096'),
+  Case('kodim15-10k', 8),
+  Case('kodim15-10k', 12),
+  Case('kodim15-10k', 16),
+)
+
+_CACHED = 'jax_cached'
+_PROGRAM = """
+import sys
+import numpy as np
+from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.rasterize import renderers
+file, name, height, width = sys.argv[1:]
+if name == 'jax':
+  from cgvq_jax import devices
+  devices.use_all()
+with np.load(file) as arrays:
+  gaussians = Gaussians(**arrays)
+renderers.render(gaussians, int(height), int(width), name)
+"""
+
+
+def _save(case: Case, file: Path) -> tuple[int, int, int]:
+  """Writes the scaled Gaussians; their number, and the height and width of the image, px."""
+  gaussians, height, width = SCENES[case.scene]()
+  np.savez(
+    file,
+    mean_xy=np.asarray(gaussians.mean_xy) * np.float32(case.scale),
+    log_scale=np.asarray(gaussians.log_scale) + np.float32(np.log(case.scale)),
+    rotation=np.asarray(gaussians.rotation),
+    color=np.asarray(gaussians.color),
+  )
+  return gaussians.num_gaussians, round(height * case.scale), round(width * case.scale)
+
+
+def _process_seconds(name: str, file: Path, height: int, width: int, cache: str | None) -> float:
+  """Wall seconds of one process; raises CalledProcessError where it fails."""
+  environment = {k: v for k, v in os.environ.items() if not k.startswith('JAX_COMPILATION_CACHE')}
+  if cache:
+    environment['JAX_COMPILATION_CACHE_DIR'] = cache
+  command = [sys.executable, '-c', _PROGRAM, str(file), name, str(height), str(width)]
+  stopwatch = Stopwatch()
+  subprocess.run(command, env=environment, check=True)
+  return stopwatch.elapsed
+
+
+def run(cases: Sequence[Case] = CASES, rounds: int = 3) -> list[dict[str, Any]]:
+  """A row for each case, printed: the minimum of `rounds` processes of each kind, alternating."""
+  rows = []
+  print('| scene | scale | N | size | N x pixels | NumPy s | JAX s | JAX s, cached programs |')
+  print(8 * '|---' + '|')
+  for case in cases:
+    with tempfile.TemporaryDirectory() as folder:
+      file = Path(folder, 'gaussians.npz')
+      size = num_gaussians, height, width = _save(case, file)
+      kinds = {'numpy': ('numpy', None), 'jax': ('jax', None), _CACHED: ('jax', folder)}
+      _process_seconds('jax', file, height, width, folder)  # fills the cache
+      seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+      for _ in range(rounds):
+        for kind, (name, cache) in kinds.items():
+          seconds[kind].append(_process_seconds(name, file, height, width, cache))
+    row = {
+      'scene': case.scene,
+      'scale': case.scale,
+      'num_gaussians': num_gaussians,
+      'height': height,
+      'width': width,
+      'work': int(np.prod(size, dtype=np.int64)),
+      **{f'{kind}_s': min(each) for kind, each in seconds.items()},
+    }
+    rows.append(row)
+    print(
+      f'| {case.scene} | {case.scale:g} | {num_gaussians} | {width}x{height} | {row["work"]:.1e} '
+      f'| {row["numpy_s"]:.2f} | {row["jax_s"]:.2f} | {row[f"{_CACHED}_s"]:.2f} |',
+      flush=True,
+    )
+  return rows

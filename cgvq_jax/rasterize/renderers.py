@@ -1,0 +1,69 @@
+"""Which renderer makes an image of Gaussians, where no gradient is needed: NumPy's or JAX's.
+
+JAX renders a large image faster, on all cores, but a process that decodes one image would first
+spend a second or so on importing JAX and on compiling. The choice is made by the work alone, so
+that the same file is always rendered by the same code; a name overrules it. Importing this file
+imports no JAX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cgvq_jax.rasterize import numpy_renderer
+
+if TYPE_CHECKING:
+  from jaxtyping import Float
+
+  from cgvq_jax.primitives.gaussians import Gaussians
+
+# (gaussians, height, width) -> the image [H, W, C], float32, not clipped to 0..1.
+Renderer = Callable[['Gaussians', int, int], np.ndarray]
+
+# Gaussians x pixels beyond which a whole process is faster with JAX; measured by
+# `python -m cgvq_jax.benchmark renderers` (docs/RESULTS.md).
+MAX_NUMPY_WORK = 10**11
+
+
+def _render_by_jax(gaussians: Gaussians, height: int, width: int) -> Float[np.ndarray, 'H W C']:
+  from cgvq_jax.rasterize import api  # here, since it imports JAX
+
+  return np.asarray(api.rasterize(gaussians, height, width))
+
+
+RENDERERS: dict[str, Renderer] = {'numpy': numpy_renderer.rasterize, 'jax': _render_by_jax}
+
+
+def register(name: str, renderer: Renderer) -> None:
+  """Adds a renderer under a new name, for `render(..., name=name)`."""
+  if name in RENDERERS:
+    raise ValueError(f'renderer: wanted a name other than {sorted(RENDERERS)}, got {name!r}')
+  RENDERERS[name] = renderer
+
+
+def renderer_for(num_gaussians: int, height: int, width: int, name: str | None = None) -> Renderer:
+  """The renderer of this name, or the one that is faster for so much work in a new process.
+
+  Raises ValueError on an unknown name."""
+  if name is None:
+    name = 'numpy' if num_gaussians * height * width <= MAX_NUMPY_WORK else 'jax'
+  if name not in RENDERERS:
+    raise ValueError(f'renderer: wanted one of {sorted(RENDERERS)}, got {name!r}')
+  return RENDERERS[name]
+
+
+def render(
+  gaussians: Gaussians, height: int, width: int, name: str | None = None
+) -> Float[np.ndarray, 'H W C']:
+  """I(p) = sum_i c_i exp(-q_i(p)), q_i <= ln 255 (see `reference`), unclamped, float32.
+
+  Raises ValueError on an unknown name, on impossible sizes and where a renderer returns another
+  shape than the image's."""
+  image = renderer_for(gaussians.num_gaussians, height, width, name)(gaussians, height, width)
+  wanted = height, width, gaussians.num_channels
+  if image.shape != wanted:
+    raise ValueError(f'renderer: wanted an image of shape {wanted}, got {image.shape}')
+  return image
