@@ -52,12 +52,13 @@ class Point(NamedTuple):
   @property
   def setting(self) -> str:
     """The name of the point on its method's curve."""
-    return str(self.num_gaussians) if self.quality is None else f'q{self.quality:g}'
+    if self.quality is not None:
+      return f'q{self.quality:g}'
+    return 'default' if self.num_gaussians is None else str(self.num_gaussians)
 
   def make(self, channels: int) -> Method:
     """The method with these options, for images of so many channels."""
-    method, *_ = self
-    return registry.make(method, channels, **self.options)
+    return registry.make(self.method, channels, **self.options)
 
   @property
   def options(self) -> dict[str, Any]:
