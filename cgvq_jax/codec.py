@@ -13,7 +13,6 @@ from cgvq_jax.bitstream import container
 from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.methods import codebooks
 from cgvq_jax.methods.registry import dequantizers
-from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import standard_deviations
 from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.quantize import adaptive

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # On a machine with an NVIDIA GPU, in under ten minutes: every GPU test, then the benchmark. Prints one
-# table and writes gpu_check.json (or the file that is named) for docs/RESULTS.md.
+# table and writes gpu_check.json (or FILE) for docs/RESULTS.md.
 #   launch/gpu_check.sh [FILE]
-#   SECONDS_TO_MEASURE=240             begin no row of the table after so many
-#   PYTHON=python3.12                  a Python whose JAX sees the GPU is used as it is; else one is
-#                                      set up in $VENV, which takes a network
+#   SECONDS_TO_MEASURE=240             begin no row of the table after so many seconds
+#   PYTHON=python3.12                  used as it is if its JAX sees the GPU; else an environment is
+#                                      set up in $VENV, which needs a network
 # Exits with 0 if every test passed and the table was made, 3 if there is no GPU, else with 1.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -33,11 +33,9 @@ print(f'{jax.devices("gpu")[0].device_kind}, Python {platform.python_version()},
 PYTHON
 
 failed=0
-# Also what CI runs, on the GPU by default: the platform's own choice, and the fit by it.
 "$python" -m pytest -q -n 6 --dist worksteal -p no:cacheprovider -m gpu tests || failed=1
-"$python" -m pytest -q -n 4 --dist worksteal -p no:cacheprovider tests/test_fit.py \
-  tests/test_densify.py tests/test_rounding.py \
-  -k 'reaches or batch or same or beats or refitting or row_of' || failed=1
+# Fits, which CI runs on a CPU: here with the kernels that the platform chooses by default.
+"$python" -m pytest -q -n 4 --dist worksteal -p no:cacheprovider -m accelerated tests || failed=1
 echo "tests: $((SECONDS - started)) s"
 
 "$python" -m cgvq_jax.benchmark gpu --seconds "${SECONDS_TO_MEASURE:-240}" --json "$output" || failed=1

@@ -1,16 +1,14 @@
-"""Seconds of the rasterizers and of one fit step, beside what they cannot be below.
+"""Seconds of the rasterizers and of one fit step on a CPU, with lower bounds.
 
 An evaluated pair is one Gaussian's weight at one pixel; it is needed where q <= ln 255 and the
 pixel is in the image. The floor is the time of one exponential (forward) or two (value and
-gradient) for each evaluated pair, on data that stays in cache, on the same cores in the same run.
+gradient) for each evaluated pair, on data that stays in cache, on the same devices in the same run.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import resource
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -26,36 +24,32 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from cgvq_jax import devices
-from cgvq_jax.benchmark.scenes import SCENES, Scene
+from cgvq_jax.benchmark.scenes import FITTED, SCENES, Scene, Scenes
+from cgvq_jax.benchmark.timer import Timing, repeat
 from cgvq_jax.fit import blocks, optimizers
 from cgvq_jax.fit.losses import l2
 from cgvq_jax.io.images import ImageError
 from cgvq_jax.primitives.geometry import CUTOFF, covariance
 from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize import api, layout, reference, tiles, xla
+from cgvq_jax.rasterize.tiles import Capacity
 
 _REPEATS = 15
-_EVERYWHERE = P()  # alike on all cores
-_MOST_REFERENCE_PAIRS = 1 << 25  # that the definition can hold in memory at once: half a GiB
-_FLOOR_VALUES = 1 << 14  # 64 KiB on each core, read and written
-_FLOOR_ROUNDS = 1000
+_REPLICATED = P()  # the same on all devices
+MAX_REFERENCE_PAIRS = 1 << 25  # that the reference can hold in memory at once: half a GiB
+_FLOOR_VALUES = 1 << 14  # 64 KiB on each device, read and written
 
 
 class CannotRun(Exception):
-  """An implementation cannot run a scene here; says why."""
+  """An implementation cannot run a scene here; the message is the reason."""
 
 
-# --- timing ---
+def _timed(call: Callable[[], Any]) -> Timing:
+  return repeat(call, _REPEATS, wait=jax.block_until_ready)
 
 
-def _timed(call: Callable[[], Any]) -> tuple[float, list[float]]:
-  """Seconds of the first call, and of later ones."""
-  seconds = []
-  for _ in range(1 + _REPEATS):
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    seconds.append(time.perf_counter() - start)
-  return seconds[0], seconds[1:]
+def _device() -> str:
+  return f'{jax.devices()[0].device_kind} x {devices.mesh().size}'
 
 
 def _peak_memory_mb() -> float:
@@ -63,29 +57,30 @@ def _peak_memory_mb() -> float:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _on_cores(function: Callable[..., Any], out_specs: Any, in_specs: Any = _EVERYWHERE):
-  """Jitted, on all the cores that a fit uses."""
+def _on_devices(function: Callable[..., Any], out_specs: Any, in_specs: Any = _REPLICATED):
+  """Jitted, on all the devices that a fit uses."""
   options: dict[str, Any] = {'mesh': devices.mesh(), 'in_specs': in_specs, 'out_specs': out_specs}
   program = jax.shard_map(function, check_vma=False, **options)
   return jax.jit(program, compiler_options=devices.compiler_options())
 
 
-def floor_seconds() -> float:
-  """Seconds for one cache-resident float32 exponential, all cores working: the least of several."""
+def floor_seconds(rounds: int = 1000) -> float:
+  """Seconds for one cache-resident float32 exponential with all devices at work: the minimum of
+  several measurements of `rounds` passes over the data."""
 
   def loop(x):
     def body(i, before):
-      # Of the same values each round, or denormals and saturation would tell their own time; the
-      # barrier and the addend keep XLA from moving the work out of the loop.
+      # Each round has the same inputs: chained ones would become denormal or saturate, which has
+      # another speed. The barrier and the addend keep XLA from moving the work out of the loop.
       values, _ = lax.optimization_barrier((x, before))
       return jnp.exp(values + 1e-9 * i.astype(jnp.float32))
 
-    return lax.fori_loop(0, _FLOOR_ROUNDS, body, x)[None]
+    return lax.fori_loop(0, rounds, body, x)[None]
 
-  program = _on_cores(loop, P(devices.AXIS))
+  program = _on_devices(loop, P(*devices.mesh().axis_names))
   x = jnp.linspace(-5.5, 0.0, _FLOOR_VALUES)
-  _, seconds = _timed(lambda: program(x))
-  return min(seconds) / (_FLOOR_VALUES * _FLOOR_ROUNDS * devices.mesh().size)
+  seconds = _timed(lambda: program(x)).minimum
+  return seconds / (_FLOOR_VALUES * rounds * devices.mesh().size)
 
 
 # --- rasterize ---
@@ -122,26 +117,28 @@ def needed_pairs(scene: Scene) -> int:
 def _measured(
   forward, value_and_gradient, bins=None, *, forward_pairs: int, evaluated_pairs: int
 ) -> dict[str, Any]:
-  """Times of an implementation's three programs, as a row's columns, and what the first two
-  evaluate."""
-  compile_forward, forward_s = _timed(forward)
-  compile_gradient, gradient_s = _timed(value_and_gradient)
-  compile_bins, bins_s = _timed(bins) if bins else (0.0, [0.0])
+  """Times of an implementation's three programs, as a row's columns, and the pairs that the first
+  two evaluate."""
+  rendering, gradients = _timed(forward), _timed(value_and_gradient)
+  binning = _timed(bins) if bins else Timing(0.0, (0.0,))
   return {
-    'compile_s': compile_forward + compile_gradient + compile_bins,
-    'forward_ms': 1e3 * min(forward_s),
-    'value_and_grad_ms': 1e3 * min(gradient_s),
-    'binning_ms': 1e3 * min(bins_s),
+    'compile_s': rendering.first + gradients.first + binning.first,
+    'forward_ms': 1e3 * rendering.minimum,
+    'value_and_grad_ms': 1e3 * gradients.minimum,
+    'binning_ms': 1e3 * binning.minimum,
     'forward_pairs': forward_pairs,
     'evaluated_pairs': evaluated_pairs,
   }
 
 
-def _measure_reference(scene: Scene, target: Float[Array, 'H W C']) -> dict[str, Any]:
+def measure_reference(
+  scene: Scene, target: Float[Array, 'H W C'], max_pairs: int = MAX_REFERENCE_PAIRS
+) -> dict[str, Any]:
+  """The columns of `measure` that are the implementation's. Raises CannotRun on more pairs."""
   gaussians, height, width = scene
   evaluated = gaussians.num_gaussians * height * width
-  if evaluated > _MOST_REFERENCE_PAIRS:
-    raise CannotRun(f'{evaluated} pairs, at most {_MOST_REFERENCE_PAIRS} fit in memory')
+  if evaluated > max_pairs:
+    raise CannotRun(f'{evaluated} pairs, at most {max_pairs} fit in memory')
 
   def loss(gaussians):
     return l2(reference.rasterize(gaussians, height, width), target)
@@ -155,20 +152,21 @@ def _measure_reference(scene: Scene, target: Float[Array, 'H W C']) -> dict[str,
   )
 
 
-def _measure_xla(scene: Scene, target: Float[Array, 'H W C']) -> dict[str, Any]:
+def measure_xla(scene: Scene, target: Float[Array, 'H W C']) -> dict[str, Any]:
+  """The columns of `measure` that are the implementation's."""
   gaussians, height, width = scene
-  axis = devices.AXIS
+  (axis,) = devices.mesh().axis_names
 
-  # Between programs what each core has of its own stands side by side on a leading axis.
-  def beside(tree):
+  # Between programs, the values that differ by device are stacked on a leading axis.
+  def stacked(tree):
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], tree)
 
   def own(tree):
     return jax.tree.map(lambda leaf: leaf[0], tree)
 
-  def make_bins(gaussians, capacity):
+  def make_bins(gaussians, pairs):
     share = tiles.own_share(axis)
-    return beside(tiles.bin_gaussians(gaussians, height, width, capacity, share))
+    return stacked(tiles.bin_gaussians(gaussians, height, width, pairs, share))
 
   def render(gaussians, bins):
     return api.rasterize_binned(gaussians, own(bins), height, width, axis=axis)
@@ -176,39 +174,38 @@ def _measure_xla(scene: Scene, target: Float[Array, 'H W C']) -> dict[str, Any]:
   def value_and_gradient(gaussians, bins, target):
     return api.mean_error(l2.error, own(target), gaussians, own(bins), axis=axis)
 
-  def tile_target(target):
-    return beside(layout.tile_target(target, axis=axis, block=room.chunks))
+  def attempt(capacity: Capacity):
+    program = _on_devices(partial(make_bins, pairs=capacity.pairs), P(axis))
+    bins = program(gaussians)
+    most_chunks = jax.vmap(lambda bins: bins.most_chunks)(bins)
+    return (program, bins), Capacity(int(jnp.max(bins.num_pairs)), int(jnp.max(most_chunks)))
 
-  # Capacity as a fit finds it.
-  room = blocks.first_capacity(gaussians.num_gaussians, height, width)
-  while True:
-    bin_program = _on_cores(partial(make_bins, capacity=room.pairs), P(axis))
-    bins = bin_program(gaussians)
-    needed = blocks.Capacity(bins.num_pairs, jax.vmap(lambda bins: bins.most_chunks)(bins))
-    needed = blocks.Capacity(*(int(jnp.max(number)) for number in needed))
-    if room.holds(needed):
-      break
-    room = room.grown(needed)
-  tiled = _on_cores(tile_target, P(axis))(target)
-  forward = _on_cores(render, P(), (P(), P(axis)))
-  gradient = _on_cores(value_and_gradient, P(), (P(), P(axis), P(axis)))
-  each = [jax.tree.map(itemgetter(core), bins) for core in range(devices.mesh().size)]
+  first = Capacity(*blocks.first_capacity(gaussians.num_gaussians, height, width))
+  (bin_program, bins), capacity = tiles.grow_until_it_fits(first, attempt)
+
+  def tile_target(target):
+    return stacked(layout.tile_target(target, axis=axis, block=capacity.chunks))
+
+  tiled = _on_devices(tile_target, P(axis))(target)
+  forward = _on_devices(render, P(), (P(), P(axis)))
+  gradient = _on_devices(value_and_gradient, P(), (P(), P(axis), P(axis)))
+  each = [jax.tree.map(itemgetter(device), bins) for device in range(devices.mesh().size)]
   return _measured(
     lambda: forward(gaussians, bins),
     lambda: gradient(gaussians, bins, tiled),
     lambda: bin_program(gaussians),
     forward_pairs=sum(xla.evaluated_pairs(bins.num_chunks) for bins in each),
-    evaluated_pairs=sum(xla.evaluated_pairs_of_whole_tiles(bins, room.chunks) for bins in each),
+    evaluated_pairs=sum(xla.evaluated_pairs_of_whole_tiles(bins, capacity.chunks) for bins in each),
   )
 
 
-IMPLEMENTATIONS = {'reference': _measure_reference, 'xla': _measure_xla}
+IMPLEMENTATIONS = {'reference': measure_reference, 'xla': measure_xla}
 
 
-def measure(scene_name: str, implementation: str) -> dict[str, Any]:
+def measure(scene_name: str, implementation: str, scenes: Scenes = SCENES) -> dict[str, Any]:
   """A row of the benchmark. Raises CannotRun, and ImageError where a photograph is missing."""
   devices.use_all()
-  scene = SCENES[scene_name]()
+  scene = scenes[scene_name]()
   target = jax.random.uniform(jax.random.key(1), (scene.height, scene.width, 3))
   measured = IMPLEMENTATIONS[implementation](scene, target)
   exponential_ms = 1e3 * floor_seconds()
@@ -223,12 +220,13 @@ def measure(scene_name: str, implementation: str) -> dict[str, Any]:
     'floor_forward_ms': exponential_ms * measured['forward_pairs'],
     'floor_value_and_grad_ms': 2 * exponential_ms * measured['evaluated_pairs'],
     'peak_memory_mb': _peak_memory_mb(),
-    'device': f'{jax.devices()[0].device_kind} x {devices.mesh().size}',
+    'device': _device(),
   }
 
 
 def rasterize(scenes: Sequence[str], implementations: Sequence[str]) -> list[dict[str, Any]]:
-  """Rows of all that can run, each measured in a new process; says what cannot, and why."""
+  """Rows of all combinations that can run, each measured in a new process; prints them, and the
+  others with the reason."""
   rows = []
   print(_RASTERIZE_HEADER)
   for scene in scenes:
@@ -236,8 +234,8 @@ def rasterize(scenes: Sequence[str], implementations: Sequence[str]) -> list[dic
       context = multiprocessing.get_context('spawn')
       try:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
-          if scene in _FITTED:
-            pool.submit(_prepare, scene).result()  # its fit must not count as the peak of memory
+          if scene in FITTED:
+            pool.submit(_prepare, scene).result()  # peak memory must not include that of the fit
         with ProcessPoolExecutor(1, mp_context=context) as pool:
           row = pool.submit(measure, scene, implementation).result()
       except (CannotRun, ImageError) as error:
@@ -253,7 +251,6 @@ def _prepare(scene: str) -> None:
   SCENES[scene]()
 
 
-_FITTED = {name for name in SCENES if name.startswith(('kodim', 'sample'))}
 _RASTERIZE_HEADER = (
   '| scene | implementation | N | size | compile s | forward ms | value+grad ms | binning ms '
   '| evaluated M | needed M | evaluated / needed | forward / floor | value+grad / floor '
@@ -285,19 +282,19 @@ def _rasterize_line(r: dict[str, Any]) -> str:
 
 
 def blocked_step(scene: Scene, target: Float[Array, 'H W C']) -> tuple[float, float]:
-  """The fit's own loop, a block of its steps: seconds of the first, warm ms a step."""
+  """A block of steps as a fit runs it: seconds of the first call, warm ms a step."""
   optimizer = optimizers.adam(1000)
   start = blocks.initial_state(scene.gaussians, (), optimizer)
 
   def block():
     return blocks.run(start, target, steps=blocks.BLOCK_STEPS, optimizer=optimizer).params
 
-  first, later = _timed(block)
-  return first, 1e3 * statistics.median(later) / blocks.BLOCK_STEPS
+  timing = _timed(block)
+  return timing.first, 1e3 * timing.median / blocks.BLOCK_STEPS
 
 
 def dense_step(scene: Scene, target: Float[Array, 'H W C']) -> tuple[float, float]:
-  """One step through the definition."""
+  """One step with the reference rasterizer: seconds of the first call, warm ms a step."""
   optimizer = optimizers.adam(1000)
   params: Any = scene.gaussians
   state = optimizer.init(params)
@@ -311,11 +308,11 @@ def dense_step(scene: Scene, target: Float[Array, 'H W C']) -> tuple[float, floa
     updates, state = optimizer.update(gradient, state, gaussians)
     return optax.apply_updates(gaussians, updates), state
 
-  first, later = _timed(lambda: step(params, state))
-  return first, 1e3 * statistics.median(later)
+  timing = _timed(lambda: step(params, state))
+  return timing.first, 1e3 * timing.median
 
 
-def fit_steps() -> list[dict[str, Any]]:
+def fit_steps(scenes: Scenes = SCENES) -> list[dict[str, Any]]:
   """One row for each scene and implementation."""
   rows = []
   print('| scene | implementation | N | size | first block s | ms a step | peak MiB |')
@@ -325,7 +322,7 @@ def fit_steps() -> list[dict[str, Any]]:
     ('small', blocked_step),
     ('random-768', blocked_step),
   ):
-    scene = SCENES[name]()
+    scene = scenes[name]()
     target = jax.random.uniform(jax.random.key(1), (scene.height, scene.width, 3))
     first_s, step_ms = step(scene, target)
     row = {
@@ -337,7 +334,7 @@ def fit_steps() -> list[dict[str, Any]]:
       'compile_s': first_s,
       'step_ms': step_ms,
       'peak_memory_mb': _peak_memory_mb(),
-      'device': f'{jax.devices()[0].device_kind} x {devices.mesh().size}',
+      'device': _device(),
     }
     rows.append(row)
     print(

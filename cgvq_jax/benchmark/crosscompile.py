@@ -1,14 +1,14 @@
-"""Compiling for devices that are not there: programs for a GPU or a TPU, on any machine.
+"""Cross-compilation: programs for a GPU or a TPU, compiled on any machine.
 
   python -m cgvq_jax.benchmark.crosscompile H100 triton mosaic --tile 8x16
 
-compiles the rasterizer's kernels, by the variants of `rasterize.pallas`, and prints what each needs
-of a multiprocessor, as JSON. `python -m cgvq_jax.benchmark kernels` makes a table of it.
+compiles these variants of the rasterizer's kernels (`rasterize.pallas`) and prints the resources of
+a multiprocessor that each needs, as JSON. `python -m cgvq_jax.benchmark kernels` prints a table.
 
-Lowering takes JAX alone. A binary takes the device's compiler too, from wheels that install on any
-Linux machine; `launch/compilers.sh` puts them into a folder apart, since a CUDA plugin beside
-a CPU's JAX would complain of a missing driver in every process. A compiler may abort its process,
-so whoever compiles what may not compile does it in another: `in_new_process`.
+Lowering needs JAX alone. A binary needs the device's compiler too, from wheels that install on any
+Linux machine; `launch/compilers.sh` puts them into a folder of their own, since an installed CUDA
+plugin would warn of the missing driver in every process. A compiler may abort its process, so
+programs that may not compile are compiled in another: `in_new_process`.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from cgvq_jax.rasterize.tiles import TileShape
 
 
 class NoCompiler(RuntimeError):
-  """The wheels of a device's compiler are not installed; says which."""
+  """The wheels of a device's compiler, which the message names, are not installed."""
 
 
 class Gpu(NamedTuple):
-  """What programs for a GPU have to know of it; the rest is in XLA's own description, a file."""
+  """What Pallas and ptxas need to know of a GPU; `file` is XLA's description of all the rest."""
 
   kind: str  # JAX's device_kind
   compute_capability: str
@@ -82,7 +82,7 @@ def compiled(
 
 
 def _as_seen_from(device: str):
-  """Pallas wants to know, from JAX 0.11 on, which GPU it lowers for."""
+  """A context in which Pallas lowers for this GPU; JAX before 0.11 does not need it."""
   if device not in GPUS or jax.__version_info__ < (0, 11):
     return contextlib.nullcontext()
   gpu = GPUS[device]
@@ -120,7 +120,7 @@ def compilers() -> Path:
 def in_new_process(
   arguments: Sequence[str], **environment: str
 ) -> subprocess.CompletedProcess[str]:
-  """Runs Python with these arguments, the wheels at hand and no device but the CPU."""
+  """Runs Python with these arguments, the compilers' wheels on its path and the CPU as device."""
   path = [str(compilers()), *filter(None, [os.environ.get('PYTHONPATH')])]
   environment = {'PYTHONPATH': os.pathsep.join(path), 'JAX_PLATFORMS': 'cpu', **environment}
   environment = {**os.environ, 'TPU_SKIP_MDS_QUERY': '1', **environment}
@@ -128,12 +128,12 @@ def in_new_process(
   return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-# --- what kernels need ---
+# --- resources of kernels ---
 
 
 def offered(device: str) -> list[str]:
-  """The variants that the installed JAX can make for a GPU: Mosaic for one before Hopper from JAX
-  0.11 on."""
+  """The variants that the installed JAX can compile for a GPU: Mosaic's need Hopper before JAX
+  0.11."""
   with_mosaic = jax.__version_info__ >= (0, 11) or float(GPUS[device].compute_capability) >= 9
   names = [name for name in pallas.VARIANTS if 'interpret' not in name]
   return [name for name in names if with_mosaic or not name.startswith('mosaic')]
@@ -143,7 +143,7 @@ _MOST_PROGRAMS = 32  # on one multiprocessor, of any GPU here
 
 
 class Needs(NamedTuple):
-  """What one kernel takes of a multiprocessor; a limit is what there is for one program."""
+  """The resources of a multiprocessor that one kernel needs."""
 
   device: str
   variant: str
@@ -152,8 +152,8 @@ class Needs(NamedTuple):
   threads: int
   registers: int  # of each thread
   spilled_bytes: int  # of each thread, stored and loaded again
-  shared_bytes: int
-  shared_limit: int
+  shared_bytes: int  # of each program
+  shared_limit: int  # bytes that the GPU gives one program at most
   programs: int  # that fit one multiprocessor at a time
 
   @property
@@ -187,25 +187,27 @@ def kernel_arguments(
 
 
 def needs(device: str, variant: str, tile_shape: TileShape, folder: Path) -> list[Needs]:
-  """Of a variant's kernels. XLA and Mosaic have to be told beforehand to leave their notes in
-  `folder`, which the environment of `all_needs` does."""
+  """Compiles a variant's kernels and reads their needs from the dumps of XLA or Mosaic in `folder`.
+
+  The environment has to make them dump there, as that of `all_needs` does, before JAX starts.
+  """
   kernels = pallas.VARIANTS[variant]
   table, bins, cotangent = kernel_arguments(tile_shape=tile_shape)
   calls = {'render': (table, bins), 'backward': (table, bins, cotangent)}
   rows = []
   for name, arguments in calls.items():
     compiled(getattr(kernels, name), *arguments, device=device)
-    notes = _mosaic_notes if variant.startswith('mosaic') else _triton_notes
-    assembler, threads, shared = notes(device, name, folder)
+    read = _read_mosaic_dump if variant.startswith('mosaic') else _read_triton_dump
+    assembler, threads, shared = read(device, name, folder)
     registers = int(_only(r'Used (\d+) registers', assembler))
     spilled = sum(map(int, re.findall(r'(\d+) bytes spill', assembler)))
     shape = f'{tile_shape.height}x{tile_shape.width}'
     limits = _limits(device)
     fitting = min(
       _MOST_PROGRAMS,
-      limits['registers_per_core_limit'] // (-(-registers // 8) * 8 * threads),  # given by eights
+      limits['registers_per_core_limit'] // (-(-registers // 8) * 8 * threads),  # in units of 8
       limits['threads_per_core_limit'] // threads,
-      limits['shared_memory_per_core'] // max(shared + 1024, 1),  # CUDA keeps 1 KiB of its own
+      limits['shared_memory_per_core'] // max(shared + 1024, 1),  # CUDA reserves 1 KiB each
     )
     limit = limits['shared_memory_per_block_optin']
     rows.append(
@@ -217,7 +219,7 @@ def needs(device: str, variant: str, tile_shape: TileShape, folder: Path) -> lis
 def _only(pattern: str, text: str) -> str:
   found = re.findall(pattern, text)
   if not found:
-    raise ValueError(f'{pattern!r} is not in the notes of the compiler: {text[-300:]}')
+    raise ValueError(f'{pattern!r} is not in the output of the compiler: {text[-300:]}')
   return found[-1]
 
 
@@ -225,8 +227,8 @@ def _limits(device: str) -> dict[str, int]:
   return {name: int(n) for name, n in re.findall(r'(\w+): (\d+)\n', _description(device))}
 
 
-def _triton_notes(device: str, kernel: str, folder: Path) -> tuple[str, int, int]:
-  """(ptxas's words, threads, bytes of shared memory) of a kernel that XLA compiled."""
+def _read_triton_dump(device: str, kernel: str, folder: Path) -> tuple[str, int, int]:
+  """(ptxas's output, threads, bytes of shared memory) of a kernel that XLA compiled."""
   source = _latest(folder, '*.ptx', containing=f'.entry {kernel}(')
   command = [_assembler(), '-v', f'--gpu-name={GPUS[device].architecture}', '-o', os.devnull]
   done = subprocess.run([*command, str(source)], capture_output=True, text=True, check=True)
@@ -248,20 +250,30 @@ def _assembler() -> str:
   return str(file)
 
 
-def _mosaic_notes(device: str, kernel: str, folder: Path) -> tuple[str, int, int]:
-  """The same of a kernel that Mosaic compiled, which has 128 threads a program."""
+def _read_mosaic_dump(device: str, kernel: str, folder: Path) -> tuple[str, int, int]:
+  """(ptxas's output, threads, bytes of shared memory) of a kernel that Mosaic compiled, always with
+  128 threads a program."""
   del device
   passes = _latest(folder, f'{kernel}_*.mlir-passes.log')
-  words = passes.with_name(passes.name.replace('.mlir-passes.log', '.ptxas')).read_text()
+  assembler = passes.with_name(passes.name.replace('.mlir-passes.log', '.ptxas')).read_text()
   shared = re.findall(r'dynamic_shared_memory_size %c(\d+)', passes.read_text())
-  static = re.findall(r'(\d+) bytes smem', words)
-  return words, 128, sum(int(found[-1]) for found in (shared, static) if found)
+  static = re.findall(r'(\d+) bytes smem', assembler)
+  return assembler, 128, sum(int(found[-1]) for found in (shared, static) if found)
+
+
+Process = Callable[..., subprocess.CompletedProcess[str]]  # (arguments, **environment)
 
 
 def all_needs(
-  device: str, variants: Sequence[str], tile_shape: TileShape = tiles.TILE
+  device: str,
+  variants: Sequence[str],
+  tile_shape: TileShape = tiles.TILE,
+  run: Process = in_new_process,
 ) -> tuple[list[Needs], list[str]]:
-  """Of all that compile; and of the others, why not. A process goes on until it fails."""
+  """The needs of all variants that compile, and for each of the others the reason why not.
+
+  One process compiles one variant after another; where it fails, another takes the next ones.
+  """
   rows, failures, left = [], [], list(variants)
   shape = f'{tile_shape.height}x{tile_shape.width}'
   while left:
@@ -269,10 +281,10 @@ def all_needs(
       environment = {
         'XLA_FLAGS': f'--xla_dump_to={folder} --xla_dump_emitter_re=ptx',
         'MOSAIC_GPU_DUMP_TO': folder,
-        'CGVQ_NOTES': folder,
+        'CGVQ_KERNEL_DUMPS': folder,
       }
       arguments = ['-m', 'cgvq_jax.benchmark.crosscompile', device, *left, '--tile', shape]
-      done = in_new_process(arguments, **environment)
+      done = run(arguments, **environment)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     rows += [Needs(**row) for line in lines for row in line]
     left = left[len(lines) :]
@@ -281,11 +293,41 @@ def all_needs(
   return rows, failures
 
 
-def _reason(words: str) -> str:
-  """The line that says most: the first that names an error, or the last."""
-  lines = [line.strip() for line in words.splitlines() if line.strip()]
+def _reason(stderr: str) -> str:
+  """The most useful line: the first that names an error, or the last."""
+  lines = [line.strip() for line in stderr.splitlines() if line.strip()]
   errors = [line for line in lines if re.search(r'LLVM ERROR|\w(Error|Compiler|exhausted):', line)]
   return (errors or lines[-1:] or [''])[0][:300]
+
+
+Measure = Callable[[str, Sequence[str], TileShape], tuple[list[Needs], list[str]]]
+
+
+def kernels(
+  devices: Sequence[str],
+  variants: Sequence[str] | None = None,
+  tile_shape: TileShape = tiles.TILE,
+  measure: Measure = all_needs,
+) -> list[dict[str, Any]]:
+  """Prints the needs of all kernels, or of `variants`, as a table.
+
+  Raises SystemExit after it where a kernel does not compile or does not fit a multiprocessor.
+  """
+  columns = Needs._fields
+  print(f'| {" | ".join(columns)} |\n{len(columns) * "|---"}|')
+  rows, failures = [], []
+  for device in devices:
+    made, failed = measure(device, variants or offered(device), tile_shape)
+    rows += made
+    failures += failed
+  for row in rows:
+    print(f'| {" | ".join(map(str, row))} |')
+  failures += [f'{row.device} {row.variant} {row.kernel}: too big' for row in rows if not row.fits]
+  for failure in failures:
+    print(f'failed: {failure}')
+  if failures:
+    raise SystemExit(1)
+  return [row._asdict() for row in rows]
 
 
 def parse_tile(text: str) -> TileShape:
@@ -304,7 +346,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('variants', nargs='+', choices=pallas.VARIANTS, metavar='VARIANT')
   parser.add_argument('--tile', type=parse_tile, default=tiles.TILE, metavar='HxW')
   arguments = parser.parse_args(argv)
-  folder = Path(os.environ['CGVQ_NOTES'])
+  folder = Path(os.environ['CGVQ_KERNEL_DUMPS'])
   for variant in arguments.variants:
     rows = needs(arguments.device, variant, arguments.tile, folder)
     print(json.dumps([row._asdict() for row in rows]), flush=True)

@@ -1,16 +1,16 @@
-"""What the bitstream makes of a file's integers, beside what it could have made of them."""
+"""Bits that the bitstream spends on a file's integers, with entropies and other models' costs."""
 
 from __future__ import annotations
 
 import math
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from cgvq_jax.benchmark.timer import repeat
 from cgvq_jax.bitstream import container, histograms
 from cgvq_jax.bitstream.ans import Stack, Writer
 from cgvq_jax.quantize.clustered import CodebookSymbols
@@ -20,15 +20,17 @@ _PARAMETER_BITS = 16
 
 
 def orders(symbols: CodebookSymbols) -> dict[str, Any]:
-  """Bytes of the same picture by each order, and how much of log2 of the orders each saves.
+  """Bytes of the same Gaussians in each order of the file, and the bits that each order saves.
 
-  `worth` is the sum of log2 N_k! over the clusters, bits. Milliseconds are medians of warm runs.
+  `permutation_bits` is the sum of log2 N_k! over the clusters: the information in the order of the
+  Gaussians, which the picture does not need. Milliseconds are medians of warm runs.
   """
   made = {name: container.write(symbols, order) for name, order in container.ORDERS.items()}
   total = int(symbols.counts.sum())
-  worth = sum(math.lgamma(count + 1) for count in symbols.counts.tolist()) / math.log(2)
+  permutation_bits = sum(math.lgamma(count + 1) for count in symbols.counts.tolist()) / math.log(2)
   plain = 8 * len(made['none'])
-  row: dict[str, Any] = {'gaussians': total, 'clusters': len(symbols.counts), 'worth': worth}
+  row: dict[str, Any] = {'gaussians': total, 'clusters': len(symbols.counts)}
+  row['permutation_bits'] = permutation_bits
   for name, order in container.ORDERS.items():
     data = made[name]
     row[name] = {
@@ -36,29 +38,21 @@ def orders(symbols: CodebookSymbols) -> dict[str, Any]:
       'bpp': 8 * len(data) / (symbols.height * symbols.width),
       'positions': container.sections(data)['positions'],
       'saved_bits': plain - 8 * len(data),
-      'write_ms': _median_ms(lambda order=order: container.write(symbols, order)),
-      'read_ms': _median_ms(lambda data=data: container.read(data)),
+      'write_ms': 1e3 * repeat(lambda order=order: container.write(symbols, order), _ROUNDS).median,
+      'read_ms': 1e3 * repeat(lambda data=data: container.read(data), _ROUNDS).median,
     }
   return row
 
 
-def _median_ms(function: Callable[[], Any]) -> float:
-  seconds = []
-  for _ in range(_ROUNDS):
-    start = time.perf_counter()
-    function()
-    seconds.append(time.perf_counter() - start)
-  return 1e3 * statistics.median(seconds)
-
-
 def columns(symbols: CodebookSymbols) -> list[dict[str, Any]]:
-  """Bits of each column of rotation, scale and colour, by the bitstream and by other models.
+  """Bits of each column of rotation, scale and colour: in the bitstream (`ours`, of which `tables`
+  are the histograms), and by other models.
 
-  `entropy` is the empirical one given the cluster, each cluster's histogram known and free.
-  `unbiased` adds half a nat for every symbol but one that occurs in a cluster, since a histogram of
-  few values has less entropy than what they came from (Miller 1955). `adaptive` is an ideal coder
-  that counts each cluster's symbols from 1/2 (Krichevsky & Trofimov 1981); `gaussian` and `laplace`
-  have two parameters of 16 bits for each cluster.
+  `entropy` is the empirical one given the cluster, with the histograms free of charge. `unbiased`
+  adds half a nat for every symbol but one that occurs in a cluster, since a histogram of few values
+  has less entropy than the distribution that they were drawn from (Miller 1955). `adaptive` is an
+  ideal coder that counts each cluster's symbols from 1/2 (Krichevsky & Trofimov 1981); `gaussian`
+  and `laplace` have two parameters of 16 bits for each cluster.
   """
   rows = []
   for attribute in container.ATTRIBUTES[1:]:
@@ -67,7 +61,7 @@ def columns(symbols: CodebookSymbols) -> list[dict[str, Any]]:
       values, counts = stream.symbols[:, index], symbols.counts
       parts = [p for p in np.split(values, np.cumsum(counts)[:-1]) if p.size]
       occurrences = np.stack([np.bincount(part, minlength=alphabet) for part in parts])
-      empirical = _cross_entropy(occurrences, occurrences)
+      empirical = cross_entropy(occurrences, occurrences)
       writer = Writer()
       model = histograms.put_model(writer, values, histograms.Layout(alphabet, counts))
       tables = Stack(writer).num_bits
@@ -76,30 +70,34 @@ def columns(symbols: CodebookSymbols) -> list[dict[str, Any]]:
         {
           'column': f'{attribute} {index}',
           'entropy': empirical,
-          'unbiased': empirical + _missing(occurrences),
+          'unbiased': empirical + miller_correction(occurrences),
           'tables': tables,
           'ours': Stack(writer).num_bits,
-          'adaptive': _adaptive(occurrences),
-          'gaussian': _parametric(occurrences, 2),
-          'laplace': _parametric(occurrences, 1),
+          'adaptive': adaptive_cost(occurrences),
+          'gaussian': parametric_cost(occurrences, 2),
+          'laplace': parametric_cost(occurrences, 1),
         }
       )
   return rows
 
 
-def _cross_entropy(
+def cross_entropy(
   occurrences: Int[np.ndarray, 'G A'], weights: Int[np.ndarray, 'G A'] | Float[np.ndarray, 'G A']
 ) -> float:
+  """Bits of symbols that occur so often in G groups, each encoded by its group's weights."""
   share = weights / weights.sum(axis=1, keepdims=True)
   return float(-np.sum(occurrences * np.log2(np.where(occurrences > 0, share, 1))))
 
 
-def _missing(occurrences: Int[np.ndarray, 'G A']) -> float:
+def miller_correction(occurrences: Int[np.ndarray, 'G A']) -> float:
+  """The mean difference between the true and the empirical entropy of few symbols, bits: half a nat
+  for every symbol but one that occurs in a group."""
   kinds = np.count_nonzero(occurrences, axis=1)
   return float(np.sum(kinds - 1) / 2 / math.log(2))
 
 
-def _adaptive(occurrences: Int[np.ndarray, 'G A']) -> float:
+def adaptive_cost(occurrences: Int[np.ndarray, 'G A']) -> float:
+  """Bits of an ideal adaptive coder whose counts start from 1/2."""
   log_gamma = np.vectorize(math.lgamma)
   num_symbols, totals = occurrences.shape[1], occurrences.sum(axis=1)
   nats = log_gamma(totals + num_symbols / 2) - math.lgamma(num_symbols / 2)
@@ -107,8 +105,9 @@ def _adaptive(occurrences: Int[np.ndarray, 'G A']) -> float:
   return float(np.sum(nats) / math.log(2))
 
 
-def _parametric(occurrences: Int[np.ndarray, 'G A'], power: int) -> float:
-  """exp(-|x - center|^power / scale): Laplace's by power 1, the Gaussian by 2."""
+def parametric_cost(occurrences: Int[np.ndarray, 'G A'], power: int) -> float:
+  """Bits by exp(-|x - center|^power / scale), Laplace's for power 1, Gauss's for 2, and of its two
+  parameters for each group."""
   symbol = np.arange(occurrences.shape[1])
   totals = occurrences.sum(axis=1, keepdims=True)
   if power == 2:
@@ -118,19 +117,21 @@ def _parametric(occurrences: Int[np.ndarray, 'G A'], power: int) -> float:
   distance = np.abs(symbol - center) ** power
   scale = np.sum(occurrences * distance, axis=1, keepdims=True) / totals
   weights = np.exp(-distance / np.maximum(power * scale, 1e-3)) + 1e-9
-  return _cross_entropy(occurrences, weights) + 2 * _PARAMETER_BITS * len(occurrences)
+  return cross_entropy(occurrences, weights) + 2 * _PARAMETER_BITS * len(occurrences)
 
 
 def order_table(rows: Sequence[dict[str, Any]]) -> str:
+  """Bytes of each file in each order, the share of its permutation's bits saved, and times."""
   names = list(container.ORDERS)
-  header = ['file', 'N', 'K', 'worth bits', *(f'{name} bytes' for name in names)]
+  header = ['file', 'N', 'K', 'permutation bits', *(f'{name} bytes' for name in names)]
   header += [f'{name} saves' for name in names[:-1]]
   header += [f'{name} {what} ms' for name in names for what in ('write', 'read')]
   lines = [f'| {" | ".join(header)} |', len(header) * '|---' + '|']
   for row in rows:
-    cells = [row['file'], row['gaussians'], row['clusters'], f'{row["worth"]:.0f}']
+    cells = [row['file'], row['gaussians'], row['clusters'], f'{row["permutation_bits"]:.0f}']
     cells += [row[name]['bytes'] for name in names]
-    cells += [f'{row[name]["saved_bits"] / max(row["worth"], 1):.1%}' for name in names[:-1]]
+    most = max(row['permutation_bits'], 1)
+    cells += [f'{row[name]["saved_bits"] / most:.1%}' for name in names[:-1]]
     cells += [f'{row[name][f"{what}_ms"]:.1f}' for name in names for what in ('write', 'read')]
     lines.append(f'| {" | ".join(map(str, cells))} |')
   return '\n'.join(lines)
@@ -150,3 +151,16 @@ def column_table(rows: Sequence[dict[str, Any]]) -> str:
       cells += [f'{row["ours"] / (row[floor] + row["tables"]):.4f}' for floor in names[:2]]
       lines.append(f'| {" | ".join(cells)} |')
   return '\n'.join(lines)
+
+
+def bitstream(files: Sequence[Path]) -> dict[str, Any]:
+  """Prints both tables of files of codebooks; ValueError on any other."""
+  order_rows, column_rows = [], []
+  for file in files:
+    symbols = container.read(container.read_file(file))
+    if not isinstance(symbols, CodebookSymbols):
+      raise ValueError(f'{file}: wanted a file of codebooks, got one of {symbols.method}')
+    order_rows.append({'file': str(file), **orders(symbols)})
+    column_rows += [{'file': str(file), **row} for row in columns(symbols)]
+  print(f'{order_table(order_rows)}\n\n{column_table(column_rows)}')
+  return {'orders': order_rows, 'columns': column_rows}

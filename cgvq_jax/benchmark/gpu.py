@@ -1,10 +1,9 @@
-"""What an accelerator makes of the rasterizer and the fit: every implementation, batches, floors.
+"""The rasterizer and the fit on an accelerator: every implementation, batches, lower bounds.
 
-Times are of many calls with one wait at the end, divided by calls and images: a loop that keeps the
-device busy, as a fit of a data set does. The floors are what the same device did in the same run
-where it did nothing else: exponentials of numbers that it has at hand (a weight takes one to
-render and one to pull back), and a copy of memory (an image in tiles is written and read, and so is
-its cotangent).
+Times are of many calls with one wait at their end, divided by calls and images: this keeps the
+device busy, as a fit of a data set does. The floors are measured on the same device in the same
+run: exponentials of values in registers (a weight takes one in the forward and one in the backward
+pass), and a copy of memory (the tiles of an image and of its cotangent are written and read once).
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from jax import lax
 
 from cgvq_jax import codec, devices
 from cgvq_jax.benchmark.scenes import SCENES, Scene
+from cgvq_jax.benchmark.timer import Clock, Stopwatch, seconds_per_call
 from cgvq_jax.fit import blocks, optimizers
 from cgvq_jax.fit.losses import l2
 from cgvq_jax.io import datasets, images
@@ -28,14 +28,14 @@ from cgvq_jax.methods import registry
 from cgvq_jax.metrics import psnr
 from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize import api, layout, pallas, tiles
-from cgvq_jax.rasterize.tiles import TILE, TileShape
+from cgvq_jax.rasterize.tiles import TILE, Capacity, TileShape
 
 BATCHES = (1, 4, 16)
-_LEAST_SECONDS = 0.2  # of a measurement
+MIN_SECONDS = 0.2  # of one measurement
 
 
 class Candidate(NamedTuple):
-  """What can be measured: a rasterizer, and the tiles it works on."""
+  """A rasterizer to measure, and the shape of its tiles."""
 
   implementation: str
   tile_shape: TileShape = TILE
@@ -45,7 +45,7 @@ class Candidate(NamedTuple):
 
 
 def candidates() -> list[Candidate]:
-  """All that a GPU can run: first what it gets by default, other tiles last."""
+  """All that a GPU can run, in the order of measurement: its defaults early, other tiles last."""
   names = [f'pallas_{name}' for name in pallas.VARIANTS if 'interpret' not in name]
   first = sorted(names, key=lambda name: name not in ('pallas_triton', 'pallas_mosaic'))
   shapes = TileShape(8, 16), TileShape(32, 8)
@@ -54,28 +54,21 @@ def candidates() -> list[Candidate]:
   return [*map(Candidate, main), *others]
 
 
-def _seconds(call: Callable[[], Any]) -> float:
-  """Of one call among many, the first apart."""
-  jax.block_until_ready(call())
-  calls, spent = 1, 0.0
-  while spent < _LEAST_SECONDS:
-    calls = max(calls + 1, 2 * calls if spent < _LEAST_SECONDS / 4 else calls + calls // 2)
-    start = time.perf_counter()
-    results = [call() for _ in range(calls)][-1]
-    jax.block_until_ready(results)
-    spent = time.perf_counter() - start
-  return spent / calls
+def _seconds(call: Callable[[], Any], min_seconds: float) -> float:
+  return seconds_per_call(call, min_seconds, wait=jax.block_until_ready)
 
 
 class Floors(NamedTuple):
-  """What the device does where it does nothing else."""
+  """The speed of a device at either of two operations alone."""
 
-  exponentials: float  # float32, a second
-  bytes: float  # read or written, a second
+  exponentials: float  # float32, per second
+  bytes: float  # read or written, per second
 
 
-def floors(values: int = 1 << 24, rounds: int = 64) -> Floors:
-  """Measured on this device, now."""
+def measure_floors(
+  values: int = 1 << 24, rounds: int = 64, min_seconds: float = MIN_SECONDS
+) -> Floors:
+  """Of this device: `rounds` exponentials of each of `values` numbers, and a copy of them."""
 
   @jax.jit
   def exponentials(x):
@@ -87,27 +80,33 @@ def floors(values: int = 1 << 24, rounds: int = 64) -> Floors:
 
   x = jnp.linspace(0.0, 1.0, values)
   return Floors(
-    exponentials=values * rounds / _seconds(lambda: exponentials(x)),
-    bytes=2 * 4 * values / _seconds(lambda: copy(x)),
+    exponentials=values * rounds / _seconds(lambda: exponentials(x), min_seconds),
+    bytes=2 * 4 * values / _seconds(lambda: copy(x), min_seconds),
   )
 
 
 def _batch(scene: Scene, size: int) -> Gaussians:
-  """So many pictures like the scene, each moved by another part of a pixel."""
+  """`size` copies of the scene, the i-th shifted by i / size px along both axes."""
   shift = jnp.arange(size)[:, None, None] / size
   batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * size), scene.gaussians)
   return batch.replace(mean_xy=batch.mean_xy + shift)
 
 
 def measure(
-  scene: Scene, candidate: Candidate, batch: int, floor: Floors, *, steps: int = blocks.BLOCK_STEPS
+  scene: Scene,
+  candidate: Candidate,
+  batch: int,
+  floors: Floors,
+  *,
+  steps: int = blocks.BLOCK_STEPS,
+  min_seconds: float = MIN_SECONDS,
 ) -> dict[str, Any]:
-  """Milliseconds an image of each part, and of whole steps of a fit of the batch."""
+  """Milliseconds per image of each part, and of whole steps of a fit of the batch."""
   name, shape = candidate
   _, height, width = scene
   gaussians = _batch(scene, batch)
   target = jax.random.uniform(jax.random.key(1), (height, width, scene.gaussians.num_channels))
-  room = _room(gaussians, height, width, shape)
+  capacity = _capacity(gaussians, height, width, shape)
   options: dict[str, Any] = {'compiler_options': devices.compiler_options()}
 
   def over_batch(function, *, shared: int = 0):
@@ -115,11 +114,11 @@ def measure(
     return jax.jit(jax.vmap(function, in_axes=axes), **options)
 
   make_bins = jax.jit(
-    jax.vmap(lambda g: tiles.bin_gaussians(g, height, width, room.pairs, tile_shape=shape)),
+    jax.vmap(lambda g: tiles.bin_gaussians(g, height, width, capacity.pairs, tile_shape=shape)),
     **options,
   )
   bins = make_bins(gaussians)
-  tiled = layout.tile_target(target, block=room.chunks, tile_shape=shape)
+  tiled = layout.tile_target(target, block=capacity.chunks, tile_shape=shape)
   how: dict[str, Any] = {'implementation': name}
   render = over_batch(lambda g, b: api.rasterize_binned(g, b, height, width, **how))
   error = over_batch(lambda g, b, t: api.mean_error(l2.error, t, g, b, **how), shared=1)
@@ -131,26 +130,26 @@ def measure(
     loss=l2,
     optimizer=optimizer,
     steps=steps,
-    room=blocks.Capacity(2 * room.pairs, room.chunks),
+    room=blocks.Capacity(2 * capacity.pairs, capacity.chunks),
     implementation=name,
     tile_shape=shape,
   )
   states = jax.vmap(lambda g: blocks.initial_state(g, (), optimizer))(gaussians)
-  start = time.perf_counter()
-  stepping = jax.jit(jax.vmap(block, in_axes=(0, None, None)), **options)
-  stepping = stepping.lower(states, None, target).compile()
-  compile_s = time.perf_counter() - start
+  stopwatch = Stopwatch()
+  step = jax.jit(jax.vmap(block, in_axes=(0, None, None)), **options)
+  step = step.lower(states, None, target).compile()
+  compile_s = stopwatch.elapsed
 
   pairs = float(jnp.sum(bins.num_pairs)) / batch * shape.num_pixels
   traffic = 4 * 4 * bins.num_tiles * tiled.pixels.shape[1] * shape.num_pixels
-  floor_ms = 1e3 * max(2 * pairs / floor.exponentials, traffic / floor.bytes)
+  floor_ms = 1e3 * max(2 * pairs / floors.exponentials, traffic / floors.bytes)
   per_image = {
     'binning_ms': lambda: make_bins(gaussians),
     'render_ms': lambda: render(gaussians, bins),
     'value_and_grad_ms': lambda: error(gaussians, bins, tiled),
   }
-  times = {part: 1e3 * _seconds(call) / batch for part, call in per_image.items()}
-  step = 1e3 * _seconds(lambda: stepping(states, None, target).state) / batch / steps
+  times = {part: 1e3 * _seconds(call, min_seconds) / batch for part, call in per_image.items()}
+  block_ms = 1e3 * _seconds(lambda: step(states, None, target).state, min_seconds)
   images_a_second = 1e3 / (times['binning_ms'] + times['render_ms'])
   return {
     'implementation': name,
@@ -158,38 +157,40 @@ def measure(
     'batch': batch,
     'compile_s': compile_s,
     **times,
-    'step_ms': step,
+    'step_ms': block_ms / batch / steps,
     'images_a_second': images_a_second,
     'evaluated_pairs': pairs,
     'floor_ms': floor_ms,
   }
 
 
-def _room(gaussians: Gaussians, height: int, width: int, shape: TileShape) -> blocks.Capacity:
-  """What the largest lists of a batch need."""
-  count = gaussians.mean_xy.shape[1]
-  room = blocks.Capacity(tiles.initial_capacity(count, height, width, shape), tiles.BLOCK)
-  while True:
+def _capacity(gaussians: Gaussians, height: int, width: int, shape: TileShape) -> Capacity:
+  """The capacity for the longest lists of a batch."""
 
-    def needed(gaussians, pairs=room.pairs):
-      bins = tiles.bin_gaussians(gaussians, height, width, pairs, tile_shape=shape)
-      return blocks.Capacity(bins.num_pairs, bins.most_chunks)
+  def attempt(capacity: Capacity):
+    def needed(gaussians):
+      bins = tiles.bin_gaussians(gaussians, height, width, capacity.pairs, tile_shape=shape)
+      return Capacity(bins.num_pairs, bins.most_chunks)
 
     each = jax.jit(jax.vmap(needed))(gaussians)
-    wanted = blocks.Capacity(*(int(jnp.max(number)) for number in each))
-    if room.holds(wanted):
-      return room
-    room = room.grown(wanted)
+    return None, Capacity(*(int(jnp.max(number)) for number in each))
+
+  count = gaussians.mean_xy.shape[1]
+  first = Capacity(tiles.initial_capacity(count, height, width, shape), tiles.BLOCK)
+  return tiles.grow_until_it_fits(first, attempt)[1]
 
 
-def fit_photograph(num_gaussians: int = 10_000, steps: int = 5_000) -> dict[str, Any]:
-  """The sample photograph, start to end, compilation and growth included."""
-  picture = datasets.sample_photograph()
-  start = time.perf_counter()
+def fit_photograph(
+  num_gaussians: int = 10_000, steps: int = 5_000, size: int | None = None
+) -> dict[str, Any]:
+  """The default fit of the sample photograph, or of its first `size` rows and columns, from start
+  to end: compilation and growth included."""
+  picture = datasets.sample_photograph()[:size, :size]
+  stopwatch = Stopwatch()
   fitted = codec.fit_image(jax.random.key(0), jnp.asarray(picture), num_gaussians, steps=steps)
   image = api.rasterize(fitted, *picture.shape[:2])
   jax.block_until_ready(image)
-  seconds = time.perf_counter() - start
+  seconds = stopwatch.elapsed
   return {
     'num_gaussians': num_gaussians,
     'steps': steps,
@@ -201,11 +202,11 @@ def fit_photograph(num_gaussians: int = 10_000, steps: int = 5_000) -> dict[str,
 
 
 def encode_photograph(steps: int = 1000, size: int | None = None) -> dict[str, Any]:
-  """A file of the sample photograph, or its first rows and columns, by `cgvq_rd`, start to end."""
+  """The same photograph, or a part of it, to a file of `cgvq_rd`, from start to end."""
   picture = datasets.sample_photograph()[:size, :size]
-  start = time.perf_counter()
+  stopwatch = Stopwatch()
   data = codec.encode(picture, registry.cgvq_rd(), fit_steps=steps, finetune_steps=steps)
-  seconds = time.perf_counter() - start
+  seconds = stopwatch.elapsed
   decoded = images.to_bytes8(codec.render(codec.decode(data)))
   return {
     'steps': steps,
@@ -229,55 +230,86 @@ _COLUMNS = {
 }
 
 
-def run(
-  scene_name: str,
+def measure_all(
+  scene: Scene,
   chosen: Sequence[Candidate],
+  floors: Floors,
   *,
   batches: Sequence[int] = BATCHES,
   seconds: float = 300.0,
-  fit_steps: int = 5_000,
-) -> dict[str, Any]:
-  """Prints a table and what it left out and why; returns all of it."""
-  end = time.perf_counter() + seconds
-  device = jax.devices()[0]
-  floor = floors()
-  print(f'{device.device_kind}, JAX {jax.__version__}, {scene_name}')
-  print(f'floors: {floor.exponentials:.3g} exponentials/s, {floor.bytes / 1e9:.0f} GB/s\n')
+  min_seconds: float = MIN_SECONDS,
+  steps: int = blocks.BLOCK_STEPS,
+  clock: Clock = time.perf_counter,
+) -> tuple[list[dict[str, Any]], list[str]]:
+  """Prints a table of all candidates by all batches; returns its rows, and why others are missing.
+
+  No row is begun later than `seconds` after the start; an error in one does not end the others.
+  """
   print(f'| {" | ".join(_COLUMNS)} |\n{len(_COLUMNS) * "|---"}|')
-  scene, rows, skipped = SCENES[scene_name](), [], []
+  stopwatch, rows, skipped = Stopwatch(clock), [], []
   for candidate, batch in _in_order(chosen, batches):
-    if time.perf_counter() > end:
+    if stopwatch.elapsed > seconds:
       skipped.append(f'{candidate}, batch {batch}: no time left of {seconds:.0f} s')
       continue
     try:
-      row = measure(scene, candidate, batch, floor)
-    except Exception as error:  # one that does not run must not hide what the others do
+      options = {'steps': steps, 'min_seconds': min_seconds}
+      row = measure(scene, candidate, batch, floors, **options)
+    except Exception as error:  # the other candidates are still to be measured
       skipped.append(f'{candidate}, batch {batch}: {type(error).__name__}: {str(error)[:200]}')
       continue
     rows.append(row)
     cells = [form.format(row[column]) for column, form in _COLUMNS.items()]
     print(f'| {" | ".join(cells)} |', flush=True)
-  for words in skipped:
-    print(f'skipped: {words}')
-  photograph = fit_photograph(steps=fit_steps)
-  print(
-    f'\nsample photograph, {photograph["num_gaussians"]} Gaussians, {fit_steps} steps:'
-    f' {photograph["seconds"]:.1f} s, {photograph["psnr"]:.2f} dB unquantized'
-  )
-  encoded = encode_photograph(min(fit_steps, 1000))
-  print(
+  for reason in skipped:
+    print(f'skipped: {reason}')
+  return rows, skipped
+
+
+def summary(
+  device_kind: str,
+  rows: Sequence[dict[str, Any]],
+  photograph: dict[str, Any],
+  encoded: dict[str, Any],
+) -> str:
+  """The lines after the table: the times of the photograph, and the entry for the tuning table."""
+  lines = [
+    f'sample photograph, {photograph["num_gaussians"]} Gaussians, {photograph["steps"]} steps:'
+    f' {photograph["seconds"]:.1f} s, {photograph["psnr"]:.2f} dB unquantized',
     f'as a file of cgvq_rd, {encoded["steps"]} + {encoded["steps"]} steps:'
-    f' {encoded["seconds"]:.1f} s, {encoded["bytes"]} bytes, {encoded["psnr"]:.2f} dB'
-  )
-  best = _best(rows)
+    f' {encoded["seconds"]:.1f} s, {encoded["bytes"]} bytes, {encoded["psnr"]:.2f} dB',
+  ]
+  best = fastest(rows)
   if best:
-    print(f'best step: {best["step_ms"]:.3f} ms; for rasterize.pallas.TUNED:')
-    print(f'  {device.device_kind!r}: {_tuning(best)!r},')
+    lines += [
+      f'best step: {best["step_ms"]:.3f} ms; for rasterize.pallas.TUNED:',
+      f'  {device_kind!r}: {tuning(best)!r},',
+    ]
+  return '\n'.join(lines)
+
+
+def gpu(scene_name: str, seconds: float = 300.0, fit_steps: int = 5_000) -> dict[str, Any]:
+  """Prints the table and the summary, and returns both as values.
+
+  Raises SystemExit, with 3 where JAX has no GPU and with 1 where no candidate ran.
+  """
+  if jax.default_backend() != 'gpu':
+    print(f'skipped: wanted an NVIDIA GPU, JAX has {jax.default_backend()}')
+    raise SystemExit(3)
+  device = jax.devices()[0].device_kind
+  floors = measure_floors()
+  print(f'{device}, JAX {jax.__version__}, {scene_name}')
+  print(f'floors: {floors.exponentials:.3g} exponentials/s, {floors.bytes / 1e9:.0f} GB/s\n')
+  rows, skipped = measure_all(SCENES[scene_name](), candidates(), floors, seconds=seconds)
+  photograph = fit_photograph(steps=fit_steps)
+  encoded = encode_photograph(min(fit_steps, 1000))
+  print(f'\n{summary(device, rows, photograph, encoded)}')
+  if not rows:
+    raise SystemExit(1)
   return {
-    'device': device.device_kind,
+    'device': device,
     'jax': jax.__version__,
     'scene': scene_name,
-    'floors': floor._asdict(),
+    'floors': floors._asdict(),
     'rows': rows,
     'skipped': skipped,
     'photograph': photograph,
@@ -288,14 +320,14 @@ def run(
 def _in_order(
   chosen: Sequence[Candidate], batches: Sequence[int]
 ) -> Iterator[tuple[Candidate, int]]:
-  """The largest batch of all comes first: it decides which one is the device's."""
+  """The largest batch first, of all candidates: it decides which of them the device gets."""
   for batch in sorted(batches, reverse=True):
     for candidate in chosen:
       yield candidate, batch
 
 
-def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-  """The fastest step of the kernels that keep to the definition's precision."""
+def fastest(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+  """The row with the fastest step of all kernels that compute in full float32 precision."""
   kept = [
     row
     for row in rows
@@ -304,6 +336,7 @@ def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
   return min(kept, key=lambda row: row['step_ms'], default=None)
 
 
-def _tuning(row: dict[str, Any]) -> pallas.Tuning:
+def tuning(row: dict[str, Any]) -> pallas.Tuning:
+  """A row's kernels and tiles, as an entry of the tuning table."""
   height, width = map(int, row['tile'].split('x'))
   return pallas.Tuning(row['implementation'].removeprefix('pallas_'), TileShape(height, width))

@@ -1,4 +1,4 @@
-"""Which part of a step takes which share of it, by JAX's profiler."""
+"""The share of a step that each of its parts takes, by JAX's profiler."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cgvq_jax import devices
-from cgvq_jax.benchmark.scenes import SCENES, Scene
+from cgvq_jax.benchmark.scenes import SCENES, Scene, Scenes
 from cgvq_jax.fit import blocks, optimizers
 from cgvq_jax.methods import codebooks
 from cgvq_jax.methods.registry import CODEBOOK_METHODS
 from cgvq_jax.quantize.clusters import cluster
 
-# The innermost of these that an operation lies in is its part.
+# Names of `jax.named_scope`s. An operation belongs to the innermost of them that it lies in.
 _PARTS = (
   *('quantize', 'binning', 'sort', 'weights', 'colors', 'loss', 'gradients', 'moments', 'scatter'),
   *('exchange', 'update'),
 )
 _OPERATION = re.compile(r'^\s*(?:ROOT )?%([\w.-]+) = .*? ([\w-]+)\(.*?op_name="([^"]*)"')
-_CONTAINERS = ('while', 'call', 'conditional')  # whose time is that of what they contain
+_CONTAINERS = ('while', 'call', 'conditional')  # their time is that of the operations inside
 
 
 def parts_of(program_text: str) -> dict[str, str]:
-  """The part of each operation of a compiled program, by the operation's name."""
+  """From a compiled program as text, {name of an operation: the part it belongs to}."""
   parts = {}
   for line in program_text.splitlines():
     match = _OPERATION.match(line)
@@ -58,9 +58,11 @@ def _stage(scene: Scene, target: Float[Array, 'H W C'], stage: str) -> tuple[Any
   return blocks.lower_block(state, target, optimizer=optimizer, forward=forward, context=context)
 
 
-def profile(scene_name: str, stages: Sequence[str]) -> list[dict[str, Any]]:
-  """Milliseconds a step of each part, means over a block of steps and the cores."""
-  scene = SCENES[scene_name]()
+def profile(
+  scene_name: str, stages: Sequence[str], scenes: Scenes = SCENES
+) -> list[dict[str, Any]]:
+  """Milliseconds a step of each part, means over a block of steps and the devices."""
+  scene = scenes[scene_name]()
   target = jax.random.uniform(jax.random.key(1), (scene.height, scene.width, 3))
   rows = []
   print('| scene | stage | part | ms a step | share |')

@@ -1,10 +1,10 @@
-"""Named sets of Gaussians to measure with: random ones, and photographs as the fit leaves them."""
+"""Named sets of Gaussians to measure with: random ones, and photographs as a fit leaves them."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,21 +12,25 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
-from cgvq_jax.fit import blocks, initialize
+from cgvq_jax import codec
 from cgvq_jax.io import datasets, files, images
 from cgvq_jax.primitives.trees import Gaussians
 
-FIT_STEPS = 300  # of a fitted scene: enough for the long, large shapes that make it what it is
+FIT_STEPS = 300  # of a fitted scene: enough for the long, large shapes of a fitted photograph
 _FIELDS = ('mean_xy', 'log_scale', 'rotation', 'color')
 
 
 class Scene(NamedTuple):
-  """What a rasterizer takes."""
+  """The arguments of a rasterizer."""
 
   gaussians: Gaussians
   height: int  # px
   width: int  # px
+
+
+Scenes = Mapping[str, Callable[[], Scene]]
 
 
 def random(num_gaussians: int, height: int, width: int) -> Scene:
@@ -41,34 +45,44 @@ def random(num_gaussians: int, height: int, width: int) -> Scene:
   return Scene(gaussians, height, width)
 
 
-def fitted(name: str, num_gaussians: int) -> Scene:
-  """A photograph after FIT_STEPS of the default fit: a Kodak name, or 'sample'.
+def photograph(name: str) -> Float[np.ndarray, 'H W 3']:
+  """A Kodak photograph by its name, or the one that comes with the package, 'sample'.
 
-  Made once and kept in the folder that CGVQ_CACHE names, ~/.cache/cgvq_jax by default. Raises
-  images.ImageError where the photograph is not there.
+  Raises images.ImageError where the photograph is not there.
   """
-  pixels = _photograph(name)
+  if name == 'sample':
+    return datasets.sample_photograph()
+  (path,) = datasets.select(datasets.find_dataset(None), [name])
+  return images.load(path).pixels
+
+
+def fitted(
+  name: str,
+  num_gaussians: int,
+  *,
+  steps: int = FIT_STEPS,
+  load: Callable[[str], Float[np.ndarray, 'H W 3']] = photograph,
+) -> Scene:
+  """A photograph after `steps` steps of the default fit, with at most `num_gaussians` Gaussians.
+
+  The fit is run once; its result is kept in the folder that CGVQ_CACHE names, ~/.cache/cgvq_jax by
+  default. Raises what `load` raises.
+  """
+  pixels = load(name)
   height, width, _ = pixels.shape
-  file = _cache() / f'{name}-{num_gaussians}-{FIT_STEPS}.npz'
+  file = _cache() / f'{name}-{num_gaussians}-grown-{steps}.npz'
   if file.is_file():
     with np.load(file) as arrays:
       fields = {field: jnp.asarray(arrays[field]) for field in _FIELDS}
     return Scene(Gaussians(**fields), height, width)
-  start = initialize.gradient_guided(jax.random.key(0), jnp.asarray(pixels), num_gaussians)
-  gaussians = blocks.fit(start, jnp.asarray(pixels), steps=FIT_STEPS)
+  target = jnp.asarray(pixels)
+  gaussians = codec.fit_image(jax.random.key(0), target, num_gaussians, steps=steps)
   buffer = io.BytesIO()
   arrays: dict[str, Any] = {field: np.asarray(getattr(gaussians, field)) for field in _FIELDS}
   np.savez(buffer, **arrays)
   file.parent.mkdir(parents=True, exist_ok=True)
   files.write_atomically(file, buffer.getvalue())
   return Scene(gaussians, height, width)
-
-
-def _photograph(name: str) -> np.ndarray:
-  if name == 'sample':
-    return datasets.sample_photograph()
-  (path,) = datasets.select(datasets.find_dataset(None), [name])
-  return images.load(path).pixels
 
 
 def _cache() -> Path:
@@ -85,11 +99,14 @@ _SIZES = {
   'random-4096': (284_342, 2730, 4096),
 }
 
-SCENES: dict[str, Callable[[], Scene]] = {
-  'small': partial(random, 500, 96, 128),  # what the reference can do too
+RANDOM: Scenes = {
+  'small': partial(random, 500, 96, 128),  # small enough for the reference
   **{name: partial(random, *sizes) for name, sizes in _SIZES.items()},
-  **{f'{i}-{n}': partial(fitted, i, count) for i in _KODAK for n, count in _COUNTS.items()},
-  'sample-10k': partial(fitted, 'sample', 10_000),
   'largest': partial(random, 500_000, 8192, 8192),
 }
+FITTED: Scenes = {
+  **{f'{i}-{n}': partial(fitted, i, count) for i in _KODAK for n, count in _COUNTS.items()},
+  'sample-10k': partial(fitted, 'sample', 10_000),
+}
+SCENES: Scenes = {**RANDOM, **FITTED}
 USUAL = [name for name in SCENES if name != 'largest']

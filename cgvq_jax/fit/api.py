@@ -22,7 +22,7 @@ from cgvq_jax.fit.losses import LOSSES, Loss
 from cgvq_jax.fit.optimizers import OPTIMIZERS
 from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.fit.stages import Progress, Stage, StageState, blocks_of, initial_state, unquantized
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 
 Initializer = Callable[[PRNGKeyArray, Float[Array, 'H W C'], int], Gaussians]
 

@@ -22,16 +22,17 @@ from jaxtyping import Array, Float, Int
 from cgvq_jax import devices
 from cgvq_jax.fit.losses import Loss, MeanError
 from cgvq_jax.fit.stages import BLOCK_STEPS, FitState, ForwardFn, Progress, Stage
-from cgvq_jax.rasterize import api
+from cgvq_jax.rasterize import api, limits
 from cgvq_jax.rasterize.layout import tile_target
 from cgvq_jax.rasterize.tiles import (
   BLOCK,
   TILE,
+  Capacity,
   TileShape,
   bin_gaussians,
+  grow_until_it_fits,
   initial_capacity,
   own_share,
-  round_capacity,
 )
 
 
@@ -53,25 +54,6 @@ def _block_program():
 
   static = ('forward', 'loss', 'optimizer', 'capacity', 'implementation')
   return jax.jit(program, static_argnames=static, compiler_options=devices.compiler_options())
-
-
-class Capacity(NamedTuple):
-  """Static sizes of a program, which grow when a picture needs more: no Gaussian is dropped."""
-
-  pairs: Any  # of one device's tile lists
-  chunks: Any  # of a tile, where tiles are rendered and differentiated one by one
-
-  def holds(self, needed: Capacity) -> Any:
-    return (needed.pairs <= self.pairs) & (needed.chunks <= self.chunks)
-
-  def grown(self, needed: Capacity) -> Capacity:
-    """With a margin; chunks in powers of two, since a block holds whole tiles."""
-    pairs, chunks = self
-    if needed.pairs > pairs:
-      pairs = round_capacity(int(1.1 * needed.pairs))
-    if needed.chunks > chunks:
-      chunks = 2 << needed.chunks.bit_length()
-    return Capacity(pairs, chunks)
 
 
 def first_capacity(
@@ -224,7 +206,7 @@ def _first_capacity(stage: Stage, state: FitState, context: Any, name: str | Non
   """A first guess. Raises ValueError where sizes do not fit each other."""
   gaussians = jax.eval_shape(stage.forward, state.params, state.carry, context).gaussians
   height, width, channels = stage.target.shape
-  api.validate(gaussians, height, width)
+  limits.validate(gaussians, height, width)
   if channels != gaussians.num_channels:
     raise ValueError(f'target: wanted {gaussians.num_channels} channels, got {channels}')
   return first_capacity(gaussians.num_gaussians, height, width, api.tile_shape(name))
@@ -262,11 +244,11 @@ def run_block(
   arguments, static = _arguments(stage, state, name)
   capacity = capacity or _first_capacity(stage, arguments[0], arguments[1], name)
   done, count = int(state.step), int(arguments[-1])
-  while True:
+
+  def attempt(capacity: Capacity) -> tuple[Block, Capacity]:
     after = _block_program()(*arguments, **static, capacity=capacity)
     _raise_if_not_finite(after.wrong, done)
-    needed = Capacity(*map(int, after.needed))
-    if capacity.holds(needed):
-      break
-    capacity = capacity.grown(needed)  # and again from the block's start
+    return after, Capacity(*map(int, after.needed))
+
+  after, capacity = grow_until_it_fits(capacity, attempt)
   return after.state, Progress(done + count, float(after.loss), float(after.psnr)), capacity

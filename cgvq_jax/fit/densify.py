@@ -1,9 +1,9 @@
-"""Growing and moving Gaussians while they are fitted: matching pursuit on what is left over.
+"""Densification: adding and relocating Gaussians during a fit, by matching pursuit on the residual.
 
-A fit starts with few Gaussians. Every so often the residual is searched for the discs and ellipses
-that explain most of it, and those Gaussians that show least are put there, first of all the ones
-that are still asleep. Both sides are squared errors, so they can be compared: what a new Gaussian
-would take away against what the old one is worth.
+A fit starts with few active Gaussians; the others of its arrays are inactive. Between blocks of
+steps the residual is searched for the discs and ellipses that would reduce it most, and the
+Gaussians with the smallest contribution are relocated there, inactive ones first. The gain of a new
+Gaussian and the contribution of an old one are both squared errors, so they can be compared.
 """
 
 from __future__ import annotations
@@ -23,30 +23,29 @@ from jaxtyping import Array, Bool, Float
 from cgvq_jax import devices
 from cgvq_jax.extensions import Registry
 from cgvq_jax.fit.stages import BLOCK_STEPS, FitState
-from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import CUTOFF_RADIUS, covariance
 from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize.api import rasterize
 
-# Shapes that the residual is searched for, at each level of a pyramid of halved images: standard
-# deviations of _SCALE sqrt(e) and _SCALE / sqrt(e) px for each elongation e, in some directions.
+# The shapes to search for, at each level of a pyramid of halved residuals: standard deviations of
+# _SCALE sqrt(e) and _SCALE / sqrt(e) px for each elongation e, in _DIRECTIONS directions.
 _SCALE, _ELONGATIONS, _DIRECTIONS = 0.75, (1.0, 2.0), 4
 _LEVELS = 5  # up to 0.75 * 2^4 = 12 px
-# Squared error, summed: less than a grey level of one sample is not worth a Gaussian.
+# Squared error, summed over samples: a gain below one grey level of one sample is noise.
 MIN_GAIN = 1 / 255**2
-_FEWEST_ROUNDS = 4
+_MIN_SEARCHES = 4  # that growth takes
 
 
 class Candidates(NamedTuple):
-  """Gaussians that could be added, a place in a pyramid each, and what each would be worth."""
+  """A Gaussian that could be added for each position of the pyramid, and its gain."""
 
-  gain: Float[Array, 'M']  # squared error that it takes away, summed; 0 where another is better
+  gain: Float[Array, 'M']  # summed squared error that it removes; 0 next to a better candidate
   gaussians: Gaussians
 
 
 @lru_cache
 def _shapes() -> tuple[np.ndarray, np.ndarray]:
-  """[F, 3] s1, s2 (px), rotation; and what they look like on pixels, [F, S, S]."""
+  """[F, 3] s1, s2 (px), rotation; and their weights on pixels, [F, S, S]."""
   shapes = [
     (_SCALE * math.sqrt(e), _SCALE / math.sqrt(e), math.pi * k / _DIRECTIONS)
     for e in _ELONGATIONS
@@ -54,20 +53,21 @@ def _shapes() -> tuple[np.ndarray, np.ndarray]:
   ]
   radius = math.ceil(2.7 * _SCALE * math.sqrt(max(_ELONGATIONS)))
   y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
-  s1, s2, turn = np.array(shapes).T[:, :, None, None]
-  u, v = np.cos(turn) * x + np.sin(turn) * y, np.cos(turn) * y - np.sin(turn) * x
+  s1, s2, rotation = np.array(shapes).T[:, :, None, None]
+  cos, sin = np.cos(rotation), np.sin(rotation)
+  u, v = cos * x + sin * y, cos * y - sin * x
   weights = np.exp(-((u / s1) ** 2 + (v / s2) ** 2) / 2)
   return np.array(shapes, np.float32), weights.astype(np.float32)
 
 
 def _even(image: Array) -> Array:
-  """[H, W, ...] with zeros beyond where a side is odd."""
+  """[H, W, ...] padded with zeros to even sides."""
   height, width = image.shape[:2]
   return jnp.pad(image, [(0, height % 2), (0, width % 2)] + [(0, 0)] * (image.ndim - 2))
 
 
 def _halved(image: Array, of_four: Callable[..., Array]) -> Array:
-  """[H, W, ...] -> [H/2, W/2, ...], `of_four` (a sum, a maximum) of the pixels each."""
+  """[H, W, ...] -> [H/2, W/2, ...]: `of_four` (a sum, a maximum) of each 2 x 2 pixels."""
   image = _even(image)
   height, width, *rest = image.shape
   return of_four(image.reshape(height // 2, 2, width // 2, 2, *rest), axis=(1, 3))
@@ -79,7 +79,7 @@ def _doubled(image: Float[Array, 'h w'], like: Float[Array, 'H W']) -> Float[Arr
 
 
 def _matched(residual: Float[Array, 'H W C']):
-  """For each pixel of a level the best shape centred on it: gain, colour [H, W, C], its number.
+  """The best shape centred on each pixel of a level: gain [H, W], colour [H, W, C], index [H, W].
 
   With r the residual, the best colour of a weight w is <r, w> / <w, w>, and its gain
   |<r, w>|^2 / <w, w>, summed over channels (Mallat & Zhang 1993, eq. 14).
@@ -100,11 +100,11 @@ def _matched(residual: Float[Array, 'H W C']):
 
 
 def candidates(residual: Float[Array, 'H W C']) -> Candidates:
-  """The Gaussians that explain most of a residual, each better than any other near its place."""
+  """The Gaussians that would reduce a residual most, each the best of those near its position."""
   shapes, _ = _shapes()
   levels, gains = [], []
   for level in range(min(_LEVELS, 1 + int(math.log2(min(residual.shape[:2]))))):
-    # A pixel here is the sum of 4^level: <r, w> is as at full size, <w, w> is 4^level times less.
+    # A pixel here is a sum of 4^level pixels: <r, w> is as at full size, <w, w> 4^level times less.
     gain, color, which = _matched(residual)
     gains.append(gain / 4**level)
     y, x = jnp.indices(which.shape)
@@ -139,10 +139,10 @@ def _is_best(gains: list[Array], level: int) -> Bool[Array, 'h w']:
 
 
 def contribution(gaussians: Gaussians, height: int, width: int) -> Float[Array, 'N']:
-  """The squared error that taking a Gaussian away adds to a picture that needs it as it is.
+  """The squared error that the removal of a Gaussian adds to a picture it is fitted to.
 
-  |c|^2 pi s1 s2, and 0 where it lies outside of the picture. Its neighbours would make up for a
-  part, so this is an upper bound.
+  |c|^2 pi s1 s2, and 0 where it lies outside of the picture. An upper bound, since its neighbours
+  would make up for a part after some steps.
   """
   energy = jnp.sum(gaussians.color**2, axis=-1) * jnp.pi * jnp.exp(jnp.sum(gaussians.log_scale, -1))
   variance = covariance(gaussians.log_scale, gaussians.rotation)
@@ -160,11 +160,12 @@ def relocate(
   most: int,
   ratio: float,
 ) -> FitState:
-  """Puts up to `most` Gaussians, those that are worth min_gain, where they explain most of a residual.
+  """Relocates up to `most` Gaussians, those of the smallest contribution, to the best candidates.
 
-  The i-th worst goes to the i-th best place if that gains over `min_gain`, squared error, and over
-  `ratio` times its worth; below 1, since both are bounds that later steps improve on. The optimizer
-  forgets those that moved.
+  The Gaussian with the i-th smallest contribution takes the place of the i-th best candidate if the
+  candidate's gain exceeds `min_gain` (squared error, summed) and `ratio` times the contribution.
+  `ratio` may be below 1, since later steps increase the gain and reduce the loss. The optimizer's
+  state is reset to 0 for those that moved.
   """
   height, width, _ = residual.shape
   gaussians: Gaussians = state.params
@@ -172,25 +173,25 @@ def relocate(
   most = min(most, gaussians.num_gaussians, found.gain.size)
   gain, place = lax.top_k(found.gain, most)
   loss, who = lax.top_k(-contribution(gaussians, height, width), most)
-  pays = gain > jnp.maximum(-ratio * loss, min_gain)
-  who = jnp.where(pays, who, gaussians.num_gaussians)  # beyond the last: dropped
+  improves = gain > jnp.maximum(-ratio * loss, min_gain)
+  who = jnp.where(improves, who, gaussians.num_gaussians)  # beyond the last: dropped
 
   def put(old, new):
     return old.at[who].set(new, mode='drop')
 
-  def forget(leaf):
+  def reset(leaf):
     return put(leaf, 0) if leaf.shape[:1] == gaussians.rotation.shape else leaf
 
   return replace(
     state,
     params=jax.tree.map(put, gaussians, jax.tree.map(lambda a: a[place], found.gaussians)),
-    optimizer=jax.tree.map(forget, state.optimizer),
+    optimizer=jax.tree.map(reset, state.optimizer),
   )
 
 
 @lru_cache
 def _relocate_program():
-  # Made at the first call, as in `fit`: which options apply is known once the backend is.
+  # Not at import: the options depend on the backend.
   return jax.jit(relocate, static_argnames='most', compiler_options=devices.compiler_options())
 
 
@@ -199,10 +200,10 @@ Between = Callable[[FitState, Float[Array, 'H W C']], FitState]
 
 
 class Densifier(NamedTuple):
-  """How the Gaussians of a fit come to be many."""
+  """How the number of active Gaussians grows in a fit of N."""
 
-  first: Callable[[int], int]  # N -> how many there are at the start, 1 or more
-  between: Between | None  # what is done between blocks of steps
+  first: Callable[[int], int]  # N -> the number of active Gaussians at the start, 1 or more
+  between: Between | None  # changes the state between blocks of steps
 
 
 @lru_cache
@@ -215,13 +216,15 @@ def matching_pursuit(
   until: float = 0.85,
   ratio: float = 0.3,
 ) -> Densifier:
-  """Starts with a share of the Gaussians and has them all after `grown` of `steps`; from then on
-  `until` that share of them, those that are worth least move to where they are worth more. Fewer
-  steps than it takes to grow start with all. Where no place gains `min_gain`, squared error, none is
-  put."""
+  """Starts with `first_share` of the Gaussians active, and activates the others by `grown` of
+  `steps`. From then until `until` of `steps` it relocates those with the smallest contributions.
+
+  A fit with too few steps to grow starts with all. No Gaussian is placed where the gain is below
+  `min_gain`, squared error; for `ratio` see `relocate`.
+  """
   rounds = max(round(grown * steps / BLOCK_STEPS), 1)
-  # A search finds no two places close together, so all of them take a few.
-  share = first_share if until * steps >= _FEWEST_ROUNDS * BLOCK_STEPS else 1.0
+  # One search finds no two places close together, so growth takes a few.
+  share = first_share if until * steps >= _MIN_SEARCHES * BLOCK_STEPS else 1.0
 
   def first(num_gaussians: int) -> int:
     return max(round(share * num_gaussians), 1)
@@ -239,19 +242,19 @@ def matching_pursuit(
 
 
 def none(steps: int, min_gain: float = MIN_GAIN) -> Densifier:
-  """All Gaussians are there from the start and stay who they are."""
+  """No densification: all Gaussians are active from the start, none is relocated."""
   del steps, min_gain
   return Densifier(lambda num_gaussians: num_gaussians, None)
 
 
 def with_inactive(gaussians: Gaussians, num_gaussians: int) -> Gaussians:
-  """As many as asked for: the rest are black, outside of the picture, and wait to be moved."""
+  """The Gaussians, padded with inactive ones to `num_gaussians`."""
   more = inactive(num_gaussians - gaussians.num_gaussians, gaussians.num_channels)
   return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), gaussians, more)
 
 
 def inactive(count: int, channels: int) -> Gaussians:
-  """Gaussians that show nothing, and that no tile has to render."""
+  """`count` black Gaussians outside of the picture: in no tile's list, until they are relocated."""
   return Gaussians(
     mean_xy=jnp.full((count, 2), -1e3, jnp.float32),  # a weak type would be another program
     log_scale=jnp.zeros((count, 2)),
@@ -261,10 +264,10 @@ def inactive(count: int, channels: int) -> Gaussians:
 
 
 def without_inactive(gaussians: Gaussians) -> Gaussians:
-  """Those that were ever seen, or one where there is none."""
-  awake = np.any(np.asarray(gaussians.color) != 0, axis=-1)
-  awake[0] |= not np.any(awake)
-  return jax.tree.map(lambda a: a[awake], gaussians)
+  """The active Gaussians, or the first one where all are inactive."""
+  active = np.any(np.asarray(gaussians.color) != 0, axis=-1)
+  active[0] |= not np.any(active)
+  return jax.tree.map(lambda a: a[active], gaussians)
 
 
 DENSIFIERS = Registry('densifier', {'matching_pursuit': matching_pursuit, 'none': none})

@@ -1,4 +1,4 @@
-"""Where the Gaussians start: (key, image, N) -> Gaussians."""
+"""Initial Gaussians for a fit: (key, image, N) -> Gaussians."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from cgvq_jax.extensions import Registry
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 
 
 def gradient_magnitude(image: Float[Array, 'H W C']) -> Float[Array, 'H W']:
@@ -23,8 +23,8 @@ def gradient_magnitude(image: Float[Array, 'H W C']) -> Float[Array, 'H W']:
 
 
 def _sample_pixels(key, density: Float[Array, 'H W'], num: int) -> tuple[Int[Array, 'N'], ...]:
-  """Draws `num` pixels (row, column) from a density that sums to 1: systematically over rows, so
-  that no band of the image is left out by chance, and independently within a row."""
+  """Draws `num` pixels (row, column) from a density that sums to 1: by systematic sampling over the
+  rows, so that no band of the image is left out by chance, and independently within a row."""
   height, width = density.shape
   row_key, column_key = jax.random.split(key)
   # Two short cumulative sums: one over all the pixels of a large image would exhaust float32.
@@ -81,8 +81,9 @@ def gradient_guided(
 
 @partial(jax.jit, static_argnames='num_gaussians')
 def random(key: PRNGKeyArray, image: Float[Array, 'H W C'], num_gaussians: int) -> Gaussians:
-  """The papers' start (GaussianImage's released code, rotation-scale variant): uniform positions,
-  standard deviations in 0.5-1.5 px, rotations in 0-2 pi, colours in 0-1."""
+  """The papers' initial values (GaussianImage's released code, rotation-scale variant), all
+  uniform: positions in the image, standard deviations in 0.5-1.5 px, rotations in 0-2 pi, colours
+  in 0-1."""
   height, width, channels = image.shape
   keys = jax.random.split(key, 4)
   return Gaussians(

@@ -1,6 +1,6 @@
-"""How far a rendered image is from its target: (image, target) -> scalar, both [H, W, C] in 0..1.
+"""Losses: (rendered image, target) -> scalar, both [H, W, C]; the target is in 0..1.
 
-The rendered image is unclamped; a loss sees what the rasterizer made.
+The rendered image is not clamped, so it may leave 0..1.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ Loss = Callable[[Float[Array, 'H W C'], Float[Array, 'H W C']], Float[Array, '']
 
 
 class MeanError:
-  """A loss that is a mean over samples, made of the error of one: (image, target) -> error.
+  """A loss that is the mean over samples of an elementwise error: (image, target) -> error.
 
-  Such a loss can be fitted to tile by tile, about twice as fast as one that has to see the whole
-  image, so decorate your own where it is one. `error` takes and gives arrays of any one shape.
+  The gradient of such a loss is computed tile by tile, about twice as fast as that of a function of
+  the whole image, so decorate your own where it is such a mean. `error` takes two arrays of any
+  shape and returns one of the same shape.
   """
 
   def __init__(self, error: Callable[[Array, Array], Array]):
@@ -43,7 +44,7 @@ class MeanError:
 
 @MeanError
 def l2(image: Float[Array, '*S'], target: Float[Array, '*S']) -> Float[Array, '*S']:
-  """Mean squared error, the released recipes' loss (GaussianImage, section 3.4)."""
+  """Mean squared error, the loss of the released code (GaussianImage, section 3.4)."""
   return (image - target) ** 2
 
 
@@ -51,8 +52,8 @@ def l2(image: Float[Array, '*S'], target: Float[Array, '*S']) -> Float[Array, '*
 def clamped_l2(image: Float[Array, '*S'], target: Float[Array, '*S']) -> Float[Array, '*S']:
   """Squared error of the clamped image, continued along its tangents outside of 0..1.
 
-  What is clamped away need not be fitted: where the target is white (1) a brighter image is no
-  error. Elsewhere the slope stays what it is at the border, so every sample finds back.
+  A decoder clamps the image, so where the target is white (1) a brighter image is no error.
+  For any other target the slope beyond 0 or 1 is that at 0 or 1, so no sample loses its gradient.
   """
   inside = jnp.clip(image, 0.0, 1.0)
   error = inside - target
@@ -103,7 +104,7 @@ def _convolve(images: Float[Array, 'B H W I'], filters) -> Float[Array, 'B H W O
 
 
 def oriented_features(image: Float[Array, 'H W C'], *, scales: int = 3) -> list[Array]:
-  """Responses of fixed oriented filters at octave scales, one [C, H_s, W_s, O] array a scale."""
+  """Responses of fixed oriented filters at octave scales: one [C, H_s, W_s, O] array per scale."""
   planes = jnp.moveaxis(image, -1, 0)[..., None]  # [C, H, W, 1]
   features = []
   for scale in range(scales):
@@ -124,7 +125,7 @@ def feature(
   """lambda L1(image) + (1 - lambda) L1(features), lambda = image_share (CGVQ poster, section 2).
 
   The poster does not name its features: fixed oriented filters by default, `vgg_features(path)`
-  when the user has weights.
+  for a user who has weights.
   """
   pairs = zip(features(image), features(target), strict=True)
   distances = [jnp.mean(jnp.abs(a - b)) for a, b in pairs]

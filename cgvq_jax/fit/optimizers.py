@@ -1,4 +1,4 @@
-"""How a gradient becomes a step: Adam, in each Gaussian's own frame."""
+"""Optimizers: Adam and Adan, with one rate per attribute, in each Gaussian's own frame or in px."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ import jax.numpy as jnp
 import optax
 
 from cgvq_jax.extensions import Registry
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 
-# Below this, what a Gaussian's rotation does is too little to measure its steps by.
-_ROUND = 0.3
+# Bounds the unit of rotation (radians per unit shear), which is infinite for a round Gaussian.
+_MIN_SHEAR = 0.3
 
 
 def rates(mean_xy: float, log_scale: float, rotation: float, color: float) -> Any:
-  """Learning rates, one an attribute; within `own_frame` in standard deviations, log px, shear
-  (below) and colour a step."""
+  """One learning rate per attribute. Within `own_frame` a step is in standard deviations, log px,
+  shear (see there) and colour."""
   each: dict[str, Any] = {'mean_xy': mean_xy, 'log_scale': log_scale}
   return Gaussians(**each, rotation=rotation, color=color)  # pyright: ignore[reportArgumentType]
 
 
 RATES = rates(mean_xy=0.1, log_scale=0.05, rotation=0.05, color=0.005)
-# The best of some for those that others are compared with.
+# The best of a few values that were tried, for the optimizers that `adam` is compared with.
 _RATES_IN_PIXELS = rates(mean_xy=0.4, log_scale=0.05, rotation=0.05, color=0.005)
 _RATES_OF_ADAN = rates(mean_xy=0.4, log_scale=0.2, rotation=0.2, color=0.02)
-# 1e-3 in GaussianImage's parameters (rotation-scale variant, released code): of a mean
-# the inverse hyperbolic tangent of -1..1 from edge to edge, in the mean over 768 x 512 px; of a
-# scale px; of a rotation the logit of r / 2 pi; of a colour itself.
+# 1e-3 in the parameters of GaussianImage's released code (rotation-scale variant), converted to
+# ours. Its parameters are the inverse hyperbolic tangent of a mean in -1..1 from edge to edge (here
+# the average over 768 x 512 px), a scale in px, the logit of r / 2 pi, and the colour itself.
 _RATES_OF_PAPERS = rates(mean_xy=0.2, log_scale=1e-3, rotation=1.4e-3, color=1e-3)
 
 
 def _of_gaussians(function: Callable[..., Gaussians], tree: Any, *others: Any) -> Any:
-  """Applies a function to the Gaussians of a tree, and nothing to its other leaves."""
+  """Applies a function to each `Gaussians` of a tree and leaves the other leaves as they are."""
 
   def each(leaf, *leaves):
     return function(leaf, *leaves) if isinstance(leaf, Gaussians) else leaf
@@ -45,18 +45,19 @@ def _of_gaussians(function: Callable[..., Gaussians], tree: Any, *others: Any) -
 
 
 def _along(vector, rotation):
-  """A vector's components along axes that are turned by `rotation`."""
+  """A vector's components along axes that are rotated by `rotation`."""
   x, y = vector[..., 0], vector[..., 1]
   cosine, sine = jnp.cos(rotation), jnp.sin(rotation)
   return jnp.stack([cosine * x + sine * y, cosine * y - sine * x], axis=-1)
 
 
 def _units(at: Gaussians):
-  """What one unit of the own frame is: of the mean along each axis, px, and of the rotation."""
+  """The units of the own frame: [N, 2] px for the mean along each axis, [N] radians for the
+  rotation."""
   scale = jnp.exp(at.log_scale)
   ratio = scale[..., 0] / scale[..., 1]
   shear = (ratio - 1 / ratio) / 2
-  return scale, 1 / jnp.sqrt(shear**2 + _ROUND**2)
+  return scale, 1 / jnp.sqrt(shear**2 + _MIN_SHEAR**2)
 
 
 def _framed(
@@ -65,11 +66,12 @@ def _framed(
   of_gradients: Callable[[Gaussians, Gaussians], Gaussians],
   of_steps: Callable[[Gaussians, Gaussians], Gaussians],
 ) -> optax.GradientTransformation:
-  """`inner` on gradients in other coordinates, and its steps turned back, both at the params."""
+  """`inner` in other coordinates: `of_gradients(gradient, params)` is its input, and its output is
+  mapped back by `of_steps(step, params)`."""
 
   def update(updates, state, params=None):
     if params is None:
-      raise ValueError(f'{name}: wanted the params, which its coordinates are of, got None')
+      raise ValueError(f'{name}: wanted the params, which define its coordinates, got None')
     updates, state = inner.update(_of_gaussians(of_gradients, updates, params), state, params)
     return _of_gaussians(of_steps, updates, params), state
 
@@ -77,35 +79,36 @@ def _framed(
 
 
 def own_frame(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-  """Lets `inner` see each Gaussian as the unit disc: lengths along its axes in its own standard
-  deviations, rotations by how far they shear it.
+  """Runs `inner` in coordinates in which each Gaussian is the unit disc: lengths along its axes in
+  its own standard deviations, rotations as the shear that they cause.
 
   A mean's gradient becomes diag(s1, s2) R(r)^T g, its step R(r) diag(s1, s2) u. In the pixels'
-  frame Adam gives x and y of a long oblique Gaussian one step, far too short along it and too long
-  across. A turn by dr shears the disc by (s1/s2 - s2/s1)/2 dr, whose error counts as a mean's does
-  (`sensitivity`); for a round one that tells nothing, so the unit is bounded.
+  frame Adam takes equal steps in x and y for a long oblique Gaussian, far too short along it and
+  too long across. A rotation by dr shears the disc by (s1/s2 - s2/s1)/2 dr, and a shear causes an
+  error like that of a shift of the mean (see `sensitivity`). The shear of a round Gaussian is 0
+  for any rotation, so the unit is bounded.
   """
 
   def to_frame(gradient: Gaussians, at: Gaussians) -> Gaussians:
-    scale, turn = _units(at)
+    scale, angle = _units(at)
     mean = _along(gradient.mean_xy, at.rotation) * scale
-    return replace(gradient, mean_xy=mean, rotation=gradient.rotation * turn)
+    return replace(gradient, mean_xy=mean, rotation=gradient.rotation * angle)
 
   def from_frame(update: Gaussians, at: Gaussians) -> Gaussians:
-    scale, turn = _units(at)
+    scale, angle = _units(at)
     mean = _along(update.mean_xy * scale, -at.rotation)
-    return replace(update, mean_xy=mean, rotation=update.rotation * turn)
+    return replace(update, mean_xy=mean, rotation=update.rotation * angle)
 
   return _framed('own_frame', inner, to_frame, from_frame)
 
 
 def pixel_frame(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-  """Means in px along x and y, rotations in radians: what the papers do."""
+  """Means in px along x and y, rotations in radians, as in the papers."""
   return inner
 
 
 def _per_attribute(rates: Any) -> optax.GradientTransformation:
-  """Multiplies each part of a tree by its rate."""
+  """Multiplies each subtree by its rate."""
 
   def scaled(updates, params):
     del params
@@ -127,11 +130,11 @@ def adam(
   frame: Callable[[optax.GradientTransformation], optax.GradientTransformation] = own_frame,
   preconditioner: Callable[[], optax.GradientTransformation] | None = None,
 ) -> optax.GradientTransformation:
-  """Adam with one learning rate an attribute and a cosine decay to `final` of it over `steps`.
+  """Adam with one learning rate per attribute and a cosine decay to `final` of it over `steps`.
 
   `rates` is a prefix of the parameters' tree (default: RATES), in the units of the `frame`.
-  `preconditioner` replaces Adam's scaling, as `scale_by_adan`. Cached, so that equal
-  arguments compile once.
+  `preconditioner` replaces Adam's scaling, as `scale_by_adan` does. Cached: equal arguments give
+  the same object, so a program that has it as a static argument is compiled once.
   """
   rates = RATES if rates is None else rates
   scaling = preconditioner() if preconditioner else optax.scale_by_adam(b1=b1, b2=b2, eps=1e-15)
@@ -141,13 +144,13 @@ def adam(
 
 @lru_cache
 def adam_in_pixels(steps: int = 1000) -> optax.GradientTransformation:
-  """Adam as most use it: steps in px along x and y, and in radians."""
+  """Adam as usual: steps in px along x and y, and in radians."""
   return adam(steps, _RATES_IN_PIXELS, frame=pixel_frame)
 
 
 class _AdanState(NamedTuple):
   mean: Any  # of the gradient
-  difference: Any  # mean difference of gradients that follow each other
+  difference: Any  # mean difference of consecutive gradients
   square: Any
   last: Any  # gradient
   count: jax.Array
@@ -161,7 +164,7 @@ def scale_by_adan(
       m = ema(g, b1),  v = ema(d, b2),  n = ema((g + b2 d)^2, b3),  d = g - g_last
       step = (m + b2 v) / (sqrt(n) + eps), each average corrected for its start
 
-  Optax's (0.2.8) weighs the differences by 1 - b2, 0.08 where the algorithm has 0.92.
+  Optax 0.2.8 weights the differences by 1 - b2, which is 0.08 where the algorithm has 0.92.
   """
 
   def init(params):
@@ -197,18 +200,18 @@ def adan(steps: int = 1000) -> optax.GradientTransformation:
   return adam(steps, _RATES_OF_ADAN, preconditioner=scale_by_adan)
 
 
-# Steps in px can take a scale to 0 and beyond.
-_LEAST_SCALE = 0.01
+# px; a step in px may lead to 0 or below.
+_MIN_SCALE = 0.01
 
 
 def plain_scales(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-  """Lets `inner` see standard deviations in px instead of their logarithms; none falls to 0."""
+  """Runs `inner` on standard deviations in px instead of their logarithms; none falls to 0."""
 
   def in_pixels(gradient: Gaussians, at: Gaussians) -> Gaussians:
     return replace(gradient, log_scale=gradient.log_scale / jnp.exp(at.log_scale))
 
   def in_logs(step: Gaussians, at: Gaussians) -> Gaussians:
-    scale = jnp.maximum(jnp.exp(at.log_scale) + step.log_scale, _LEAST_SCALE)
+    scale = jnp.maximum(jnp.exp(at.log_scale) + step.log_scale, _MIN_SCALE)
     return replace(step, log_scale=jnp.log(scale) - at.log_scale)
 
   return _framed('plain_scales', inner, in_pixels, in_logs)
@@ -216,8 +219,8 @@ def plain_scales(inner: optax.GradientTransformation) -> optax.GradientTransform
 
 @lru_cache
 def papers_adan(steps: int = 1000, *, halved_every: int = 20_000) -> optax.GradientTransformation:
-  """GaussianImage's released optimizer: Adan at 1e-3 for all, halved every 20,000 steps, its
-  parameters' units turned into ours."""
+  """The optimizer of GaussianImage's released code: Adan with a rate of 1e-3 for all parameters,
+  halved every `halved_every` steps, in the units of its own parameters."""
   del steps
   schedule = optax.exponential_decay(-1.0, halved_every, 0.5, staircase=True)
   each = _per_attribute(_RATES_OF_PAPERS)

@@ -16,7 +16,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from cgvq_jax.fit.losses import Loss, clamped_l2
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 
 BLOCK_STEPS = 50  # at most, of a block: how often progress is shown and a state can be saved
 

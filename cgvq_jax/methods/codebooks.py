@@ -349,7 +349,7 @@ def clustered_stage(
 ) -> Stage:
   """Clusters the fitted Gaussians: the stage 'finetune' of as many clusters, at most one each."""
   height, width, _ = target.shape
-  gaussians = canonical(gaussians)
+  gaussians = jax.jit(canonical)(gaussians)
   num_clusters = min(method.num_clusters, gaussians.num_gaussians)
   cluster_key, codebook_key = jax.random.split(key)
   labels = cluster(cluster_key, gaussians, num_clusters)

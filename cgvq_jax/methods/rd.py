@@ -41,8 +41,7 @@ from cgvq_jax.fit.stages import (
   initial_state,
 )
 from cgvq_jax.methods.base import MAX_GAUSSIANS, check_number
-from cgvq_jax.primitives.gaussians import Gaussians
-from cgvq_jax.primitives.geometry import canonical
+from cgvq_jax.primitives.geometry import area, canonical, energy
 from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.quantize import adaptive
 from cgvq_jax.quantize.adaptive import AdaptiveSymbols
@@ -150,15 +149,6 @@ def without_scale_floor(gaussians: Gaussians) -> Gaussians:
   return replace(gaussians, log_scale=jnp.log(jnp.maximum(variance, (_SCALE_FLOOR / 4) ** 2)) / 2)
 
 
-def _area(log_scale: Float[Array, 'N 2']) -> Float[Array, 'N 1']:
-  return jnp.pi * jnp.exp(jnp.sum(log_scale, axis=-1, keepdims=True))
-
-
-def energies(gaussians: Gaussians) -> Float[Array, 'N']:
-  """|c|^2 pi s1 s2: the squared error of each Gaussian's absence, alone in the plane."""
-  return jnp.sum(gaussians.color**2 * _area(gaussians.log_scale), axis=-1)
-
-
 class RatePenalty(NamedTuple):
   """The rate in the loss; see `rate_penalty`."""
 
@@ -189,13 +179,13 @@ def forward(params: Gaussians, carry: QuantizationState, context: RatePenalty) -
   """Quantized numbers stay as they are, the others are free, and all pay for their rate."""
   quantized, value = carry.quantized, carry.value
   params = with_scale_floor(params)
-  x = energies(params) / context.energy
+  x = energy(params) / context.energy
   rate = jnp.sum(jnp.log1p(x) - context.presence * jnp.expm1(-x))
   # The area that a free colour was fitted with moves on only while it is free itself.
   scale = jnp.where(quantized.log_scale, jax.lax.stop_gradient(params.log_scale), params.log_scale)
-  free = replace(params, color=params.color * jnp.sqrt(_area(scale)))
+  free = replace(params, color=params.color * jnp.sqrt(area(scale)))
   mixed = jax.tree.map(jnp.where, quantized, value, free)
-  gaussians = replace(mixed, color=mixed.color / jnp.sqrt(_area(mixed.log_scale)))
+  gaussians = replace(mixed, color=mixed.color / jnp.sqrt(area(mixed.log_scale)))
   return Forward(gaussians, carry, context.lmbda * rate)
 
 
@@ -207,7 +197,7 @@ def adam() -> optax.GradientTransformation:
 
 def unquantized_state(gaussians: Gaussians) -> FitState:
   """Nothing quantized, no energy classes yet."""
-  gaussians = canonical(without_scale_floor(gaussians))
+  gaussians = jax.jit(canonical)(without_scale_floor(gaussians))
   count, channels = gaussians.color.shape
   nothing = QuantizationState(
     quantized=jax.tree.map(lambda a: jnp.zeros(a.shape, bool), gaussians),
@@ -297,21 +287,21 @@ def quantize_stage(
 
 
 @jax.jit
-def _canonical_energies(params: Gaussians):
+def _canonical_energy(params: Gaussians):
   """The canonical parameters, and of the Gaussians that they stand for the energies and e."""
   params = canonical(params)
   gaussians = with_scale_floor(params)
-  return params, energies(gaussians), gaussians.color * jnp.sqrt(_area(gaussians.log_scale))
+  return params, energy(gaussians), gaussians.color * jnp.sqrt(area(gaussians.log_scale))
 
 
 def _choose_steps(state: FitState, method: AdaptiveMethod) -> FitState:
   """Chooses energy classes and colour axes, and removes Gaussians of too little energy."""
-  params, *seen = _canonical_energies(state.params)
-  energy, e = map(np.asarray, seen)
-  kept = energy > method.min_gain
-  kept[np.argmax(energy)] = True  # a file has one at least
-  energy_class = np.zeros(energy.shape, np.int64)
-  energy_class[kept] = method.classify(energy[kept], method.delta)
+  params, *seen = _canonical_energy(state.params)
+  energy_of_each, e = map(np.asarray, seen)
+  kept = energy_of_each > method.min_gain
+  kept[np.argmax(energy_of_each)] = True  # a file has one at least
+  energy_class = np.zeros(energy_of_each.shape, np.int64)
+  energy_class[kept] = method.classify(energy_of_each[kept], method.delta)
   nowhere = jax.tree.map(np.asarray, densify.inactive(*e.shape))
   carry = replace(
     jax.tree.map(np.asarray, state.carry),

@@ -1,4 +1,4 @@
-"""Clusters of Gaussians alike in shape and colour, and their padded [K, P, ...] layout."""
+"""Clusters of Gaussians of similar shape and colour, and their padded [K, P, ...] layout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cgvq_jax.primitives.geometry import canonical
 from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.quantize import kmeans
 
-# P is one of four sizes an octave, so that most images of one size meet a program compiled already.
+# P is one of four sizes per octave, so that most images of one size share a compiled program.
 _MIN_ROWS = 64
 
 
@@ -23,7 +23,7 @@ class Clusters:
   """N members in K clusters, laid out as [K, P] rows padded to the largest cluster.
 
   `members[k, :counts[k]]` are the members of cluster k in ascending order. `slot[i]` is where
-  member i stands in the flattened [K * P] layout, so the two are inverses and neither direction
+  member i is in the flattened [K * P] layout, so the two are inverses and neither direction
   needs a scatter.
   """
 
@@ -39,23 +39,24 @@ class Clusters:
 
 @jax.jit
 def features(gaussians: Gaussians) -> Float[Array, 'N F']:
-  """What a cluster has in common: [r, log s1, log s2, c_1..c_C], F = 3 + C, standardized.
+  """The features for clustering: [r, log s1, log s2, c_1..c_C], F = 3 + C, standardized.
 
   Each column has zero mean and unit variance over the N Gaussians; a constant column is 0.
   Positions are left out (the CGVQ poster's features [r, s, c] in R^6).
 
   The rotation is the plain angle of the canonical Gaussian in [0, pi), as in the paper, although
-  0 and pi are the same direction. The periodic (cos 2r, sin 2r) would bring such neighbours into
-  one cluster, whose angles then span all of [0, pi), and the uniform quantizer of that cluster
-  would need its widest step.
+  0 and pi are the same direction. The periodic (cos 2r, sin 2r) would put both into one cluster,
+  whose angles would then span all of [0, pi), and the uniform quantizer of that cluster would need
+  its largest step.
 
-  Scales are logarithms: they are what is quantized, an error of log s is a relative error, and
-  with plain scales the few largest Gaussians would take the variance and the clusters with it.
+  Scales are logarithms, for three reasons: the logarithms are quantized, an error of log s is a
+  relative error, and with plain scales the few largest Gaussians would make up most of the variance
+  and so get most of the clusters.
   """
   gaussians = canonical(gaussians)
   columns = [gaussians.rotation[:, None], gaussians.log_scale, gaussians.color]
   rows = jnp.concatenate(columns, axis=1)
-  # Against the first row, because the mean of N equal floats need not equal them.
+  # Relative to the first row, because the rounded mean of N equal floats may differ from them.
   rows = rows - rows[:1]
   rows = rows - jnp.mean(rows, axis=0)
   deviation = jnp.sqrt(jnp.mean(rows**2, axis=0))
@@ -81,9 +82,8 @@ def cluster(
 def layout(labels: Int[np.ndarray, 'N'], num_clusters: int) -> Clusters:
   """Rows for K clusters, in the order of their labels, on the host.
 
-  P is the largest count, at least 64, rounded up to one of four sizes an octave, so that it seldom
-  changes from one image to the next and with it the compiled programs. An empty cluster is a row of
-  padding.
+  P is the largest count, at least 64, rounded up to one of four sizes per octave, so that P, and
+  with it the compiled programs, seldom differ between images. An empty cluster is a row of padding.
 
   Raises:
     ValueError: no labels, or a label outside 0..K-1.
@@ -111,8 +111,8 @@ def layout(labels: Int[np.ndarray, 'N'], num_clusters: int) -> Clusters:
   )
 
 
-# Both directions are gathers. Autodiff would turn the gradient of each into a scatter-add, slow on
-# a CPU and a TPU and not deterministic on a GPU; each is the other's gradient instead.
+# Both directions are gathers, and each is the gradient of the other. JAX's own gradient of either
+# would be a scatter-add, slow on a CPU and a TPU and not deterministic on a GPU.
 @jax.custom_vjp
 def split(rows: Float[Array, 'N ...'], clusters: Clusters) -> Float[Array, 'K P ...']:
   """Members to padded cluster rows. Padding repeats member 0 and passes no gradient."""

@@ -1,8 +1,8 @@
 """K-means as one jitted function: greedy k-means++ seeding, Lloyd steps, restarts, weights.
 
 Every shape is static and every branch is a select, so `fit` runs under `jit` and `vmap` and lowers
-to CPU, GPU and TPU alike. Points of weight zero are padding: they are never drawn, counted or
-reseeded to.
+to CPU, GPU and TPU alike. Points of weight zero are padding: they are never drawn as seeds, never
+counted, and no empty cluster moves to one.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-# So many centers pass in one loop over the points.
+# Centers that one loop over the points compares.
 _BLOCK = 16
-# A point this close to its center, relative to its squared norm, is there but for rounding.
+# Squared distance from a center, relative to a point's squared norm, that may be rounding alone.
 _ROUNDING = 1e-9
 
 
 class KMeans(NamedTuple):
   """A partition of N points around K centers."""
 
-  centers: Float[Array, 'K D']  # finite also where no point is nearest
+  centers: Float[Array, 'K D']  # finite, also those of empty clusters
   labels: Int[Array, 'N']  # 0..K-1, the nearest center
   inertia: Float[Array, '']  # weighted sum of squared distances to the nearest center
 
@@ -41,12 +41,12 @@ def fit(
 ) -> KMeans:
   """Minimizes sum_i weights_i |points_i - centers_labels_i|^2; the best of `restarts` runs.
 
-  A run seeds with greedy k-means++ (Arthur and Vassilvitskii 2007, section 2.2, with the several
-  draws for each center that their conclusion suggests) and takes Lloyd steps until the centers
-  stand still, at most `max_steps`. The same key gives the same partition.
+  A run seeds with greedy k-means++ (Arthur and Vassilvitskii 2007, section 2.2, with several draws
+  for each center as their conclusion suggests) and takes Lloyd steps until no center changes, at
+  most `max_steps`. The same key gives the same partition.
 
   `num_clusters`, `restarts` and `max_steps` are static under `jit`. Where there are fewer distinct
-  points than clusters, the centers left over repeat another one; where all weights are zero, all
+  points than clusters, the surplus centers repeat another one; where all weights are zero, all
   centers are zero.
 
   Raises:
@@ -68,17 +68,18 @@ def fit(
 def nearest(
   points: Float[Array, 'N D'], centers: Float[Array, 'M D']
 ) -> tuple[Int[Array, 'N'], Float[Array, 'N']]:
-  """The index of the nearest center of each point, the first of equals, and its squared distance.
+  """The index of the nearest center of each point, and its squared distance.
 
-  A running minimum over the centers, all points at once. The textbook form, argmin over an [N, M]
-  matrix of |c|^2 - 2 x.c, is about 10 times slower on a CPU (argmin does not vectorize), writes the
-  matrix to memory, and cancels: here a point on its center has distance 0 exactly.
+  Of equal distances the first center is taken. A running minimum over the centers, for all points
+  at once: the textbook form, argmin over an [N, M] matrix of |c|^2 - 2 x.c, is about 10 times
+  slower on a CPU (argmin does not vectorize), writes the matrix to memory, and suffers from
+  cancellation, whereas here a point on its center has distance 0 exactly.
   """
   columns = points.T
   num_points, num_centers = points.shape[0], centers.shape[0]
-  # At least two blocks, each whole: without a loop around them XLA fuses the comparisons into
-  # whatever reads the labels, and a one-hot matrix would repeat them for each of its rows. A center
-  # at infinity is nowhere nearest.
+  # At least two blocks, each full: without a loop around them XLA fuses the comparisons into the
+  # consumer of the labels, and a one-hot matrix would repeat them for each of its rows. Padding
+  # centers are at infinity, where they are nearest to no point.
   block = min(_BLOCK, -(-num_centers // 2))
   centers = jnp.pad(centers, ((0, -num_centers % block), (0, 0)), constant_values=jnp.inf)
 
@@ -101,8 +102,8 @@ def totals(
 ) -> tuple[Float[Array, 'K'], Float[Array, 'K D']]:
   """The weight and the weighted sum of the points of each label.
 
-  A one-hot matrix product: a scatter-add is atomic, so not deterministic, on a GPU, and slow on a
-  TPU. Full precision, because TF32 or bfloat16 would round the points.
+  A one-hot matrix product, because a scatter-add is atomic and so not deterministic on a GPU, and
+  slow on a TPU. In full precision, because TF32 or bfloat16 would round the points.
   """
   one_hot = jnp.arange(num_clusters)[:, None] == labels  # [K, N]
   columns = jnp.concatenate([points, jnp.ones_like(points[:, :1])], axis=1) * weights[:, None]
@@ -118,8 +119,9 @@ def lloyd(
 ) -> Float[Array, 'K D']:
   """Moves each center to the mean of its points until none moves (Lloyd 1982, method I).
 
-  A step also puts one empty cluster, the first, on the point farthest from its center. One at a
-  time, because the farthest points often stand together and one center then serves them all.
+  A step also moves the center of the first empty cluster, if any, to the point that is farthest
+  from its own center. One cluster per step, because the farthest points are often close together,
+  and one center then serves them all.
   """
   num_clusters = centers.shape[0]
   norms = jnp.sum(points**2, axis=1)
@@ -131,7 +133,8 @@ def lloyd(
     empty = mass <= 0
     moved = jnp.where(empty[:, None], centers, sums / jnp.where(empty, 1, mass)[:, None])
     farthest = jnp.argmax(jnp.where(weights > 0, distance, -1))
-    # Without the second condition, rounding would reseed for ever where all points are coded.
+    # Without the second condition rounding errors would cause endless reseeding where every point
+    # is on its center.
     useful = (weights[farthest] > 0) & (distance[farthest] > _ROUNDING * norms[farthest])
     reseed = empty & (jnp.arange(num_clusters) == jnp.argmax(empty)) & useful
     moved = jnp.where(reseed[:, None], points[farthest], moved)
@@ -144,7 +147,8 @@ def lloyd(
 
 
 def _seed(key, points, weights, num_clusters):
-  """Greedy k-means++: of several points drawn by squared distance, the one that helps most."""
+  """Greedy k-means++: several points are drawn with probabilities proportional to their squared
+  distances, and the one that reduces the inertia most is the next center."""
   # As many draws as in scikit-learn.
   num_draws = 2 + int(math.log(num_clusters))
   columns = points.T
@@ -152,7 +156,7 @@ def _seed(key, points, weights, num_clusters):
 
   def draw(uniform, mass):
     cumulative = jnp.cumsum(mass)
-    # No mass at all counts every point and so goes past the end; the callers replace that draw.
+    # Without any mass the index is beyond the last point; the callers replace that draw.
     index = jnp.sum(cumulative <= uniform[:, None] * cumulative[-1], axis=-1)
     return jnp.minimum(index, points.shape[0] - 1), cumulative[-1] > 0
 
@@ -166,7 +170,7 @@ def _seed(key, points, weights, num_clusters):
     distances = jax.vmap(lambda index: _squared_distance(columns, points[index]))(draws)
     distances = jnp.minimum(distance, distances)  # [draws, N]
     best = jnp.argmin(jnp.sum(weights * distances, axis=1))
-    # No mass left: every point has its center, and this one repeats the first.
+    # No mass left: every point is on a center, and this one repeats the first.
     center = jnp.where(drawn, points[draws[best]], centers[0])
     return centers.at[count].set(center), jnp.where(drawn, distances[best], distance)
 
@@ -176,7 +180,7 @@ def _seed(key, points, weights, num_clusters):
 
 def _squared_distance(columns, center):
   """|x - center|^2 of points stored as D columns [D, N]."""
-  # One sum over D terms, not a reduction: it stays inside the loop over the points.
+  # A sum of D terms, not a reduction, so that XLA fuses it into the loop over the points.
   return sum(jnp.square(columns[d] - center[d]) for d in range(columns.shape[0]))
 
 
@@ -188,7 +192,7 @@ def _fit(key, points, weights, num_clusters, restarts, max_steps):
     labels, distance = nearest(points, centers)
     return KMeans(centers, labels, jnp.sum(weights * distance))
 
-  # One run after the other: under vmap all would take as many steps as the slowest.
+  # One run after another: under vmap all would take as many steps as the slowest.
   runs = lax.map(run, jax.random.split(key, restarts))
   best = jnp.argmin(runs.inertia)
   return jax.tree.map(lambda leaf: leaf[best], runs)

@@ -1,7 +1,7 @@
-"""Programs for GPUs and TPUs where there is neither: that they are made, and what they need.
+"""Cross-compilation of all programs for GPUs and TPUs, and the resources that the kernels need.
 
-Four levels, and at each one a program that is broken and caught: the interpreter, lowering, binary
-code, and what a multiprocessor has room for.
+Four levels, each with a broken program that it catches: the interpreter, lowering, binary code, and
+the resources of a multiprocessor.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import device_programs
@@ -23,20 +24,20 @@ from cgvq_jax.rasterize import api, layout, pallas, pallas_kernels, tiles
 
 ON_A_GPU = [name for name in pallas.VARIANTS if 'interpret' not in name]
 OFFERED_ON_A100 = crosscompile.offered('A100')
-# What XLA itself has on every platform; anything else is somebody's library or host.
+# Calls that XLA itself implements on every platform; any other is to a library or to the host.
 CALLS = {'Sharding', 'SPMDFullToShardShape', 'SPMDShardToFullShape', 'annotate_device_placement'}
 KERNEL_CALLS = {'__gpu$xla.gpu.triton', 'mosaic_gpu', 'mosaic_gpu_v2'}
 
 
 def calls(text: str) -> set[str]:
-  """What a lowered program calls that is not an operation of its own."""
+  """The targets of a lowered program's custom calls."""
   return set(re.findall(r'custom_call @([\w.$]+)', text))
 
 
 # --- interpreter ---
 
 
-def test_the_interpreter_tells_a_wrong_kernel():
+def test_the_interpreter_catches_a_wrong_kernel():
   def wrong(*refs, shape):
     def emit(rows, k, n, i, value):
       pallas_kernels.to_row(rows, k, n, i, 1.001 * value)
@@ -75,10 +76,10 @@ def test_kernels_lower_for_an_nvidia_gpu(variant, channels):
 
 @pytest.mark.parametrize('name', device_programs.PROGRAMS)
 @pytest.mark.parametrize('device', ['H100', 'TPU'])
-def test_every_stage_lowers_and_asks_no_host(name, device):
+def test_every_stage_lowers_without_calls_to_the_host(name, device):
   function, arguments = device_programs.PROGRAMS[name]()
   called = calls(crosscompile.lowered(function, *arguments, device=device).as_text()) - CALLS
-  # Left to the platform: kernels on a GPU wherever something is rendered, plain XLA elsewhere.
+  # By the platform's default: kernels on a GPU wherever something is rendered, plain XLA elsewhere.
   with_kernels = device == 'H100' and name not in ('k-means', 'densify')
   assert len(called) == with_kernels and called <= KERNEL_CALLS
 
@@ -112,8 +113,8 @@ def test_value_and_gradient_of_an_image_lower_where_the_platform_chooses():
     assert len(calls(text) & KERNEL_CALLS) == kernels_called
 
 
-def test_a_kernel_that_no_gpu_has_does_not_lower():
-  # Sizes that are not powers of two pass the interpreter and no further.
+def test_a_kernel_that_no_gpu_can_run_does_not_lower():
+  # The interpreter takes sizes that are not powers of two, a GPU does not.
   def body(program, values, out):
     out[...] = jnp.exp(values[...]) + program
 
@@ -165,7 +166,7 @@ def test_kernels_compile_and_fit(device, variants):
   ]
   for row in rows:
     assert row.fits and 16 <= row.registers <= 255 and row.threads in (32, 128, 256)
-    # What a device gets by default keeps everything in registers, and half a multiprocessor busy.
+    # The default variants spill no registers and occupy half of a multiprocessor or more.
     if row.variant in ('triton', 'mosaic'):
       assert row.spilled_bytes == 0 and row.programs * row.threads >= 1024
 
@@ -202,8 +203,7 @@ def test_a_kernel_that_is_too_big_lowers_and_does_not_compile():
   assert re.search('(?i)shared memory|resource', done.stderr)
 
 
-@pytest.mark.usefixtures('compilers')
-def test_what_does_not_compile_is_told_and_the_rest_goes_on(monkeypatch):
+def test_after_a_failure_the_other_variants_are_compiled():
   # A process that dies on its second variant: the first is kept, the third is still tried.
   row = crosscompile.Needs('H100', '', '16x16', 'render', 128, 32, 0, 0, 1000, 16)
   asked = []
@@ -214,11 +214,10 @@ def test_what_does_not_compile_is_told_and_the_rest_goes_on(monkeypatch):
     failed = 'bad' in variants
     made = variants[: variants.index('bad')] if failed else variants
     lines = [json.dumps([row._asdict() | {'variant': variant}]) for variant in made]
-    words = 'x\nLLVM ERROR: no such thing\n*** end ***\n' if failed else ''
-    return crosscompile.subprocess.CompletedProcess(arguments, int(failed), '\n'.join(lines), words)
+    stderr = 'x\nLLVM ERROR: no such thing\n*** end ***\n' if failed else ''
+    return subprocess.CompletedProcess(arguments, int(failed), '\n'.join(lines), stderr)
 
-  monkeypatch.setattr(crosscompile, 'in_new_process', process)
-  rows, failures = crosscompile.all_needs('H100', ['good', 'bad', 'late'])
+  rows, failures = crosscompile.all_needs('H100', ['good', 'bad', 'late'], run=process)
   assert [r.variant for r in rows] == ['good', 'late']
   assert failures == ['H100 bad: exit 1: LLVM ERROR: no such thing']
   assert asked == [['good', 'bad', 'late'], ['late']]
@@ -236,11 +235,11 @@ def test_every_stage_compiles(names, device):
   assert done.returncode == 0, done.stderr[-2000:]
   lines = [line.split() for line in done.stdout.splitlines()]
   assert [line[0] for line in lines] == names
-  for _, size, unordered_sums in lines:
-    assert int(size) > 10_000 and (device == 'TPU' or unordered_sums == '0')
+  for _, size, unordered_scatters in lines:
+    assert int(size) > 10_000 and (device == 'TPU' or unordered_scatters == '0')
 
 
-def test_without_a_compiler_it_is_said_which(tmp_path):
+def test_a_missing_compiler_is_named(tmp_path):
   program = """
 from cgvq_jax.benchmark import crosscompile
 import jax.numpy as jnp
@@ -263,10 +262,17 @@ def test_impossible_tiles(text):
 
 
 def test_a_measured_device_gets_what_was_measured(monkeypatch):
-  assert pallas.tuned().variant in pallas.VARIANTS
   kind = jax.devices()[0].device_kind
-  tuning = pallas.Tuning('triton_chunks', tiles.TileShape(8, 16))
-  monkeypatch.setitem(pallas.TUNED, kind, tuning)
-  assert pallas.tuned() == tuning
+  measured = pallas.Tuning('triton_chunks', tiles.TileShape(8, 16))
+  monkeypatch.setattr(pallas, 'TUNED', {kind: measured})
+  assert pallas.tuned() == measured
   assert api.tile_shape('pallas') == (8, 16) and api.tile_shape('xla') == tiles.TILE
-  assert set(t.variant for t in pallas.TUNED.values()) <= set(pallas.VARIANTS)
+  monkeypatch.setattr(pallas, 'TUNED', {'another device': measured})
+  assert pallas.tuned().variant in ('mosaic', 'triton')
+  assert api.tile_shape('pallas') == tiles.TILE
+
+
+def test_the_default_variant_is_one_that_the_installed_jax_offers_every_gpu(monkeypatch):
+  monkeypatch.setattr(pallas, 'TUNED', {})
+  for device in crosscompile.GPUS:
+    assert pallas.tuned().variant in crosscompile.offered(device)

@@ -1,4 +1,4 @@
-"""Densification: the best Gaussian for a residual is found, those worth least move, all repeats."""
+"""Densification: candidates for a residual, contributions, relocation, and fits that grow."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def one(x, y, s1, s2, rotation=0.0, color=(0.5, -0.3, 0.2)):
   )
 
 
-# Compiled whole, as fits do: one operation after another takes as many compilations.
+# Compiled as one program, as in fits: operation by operation takes as many compilations.
 candidates = jax.jit(densify.candidates)
-move = jax.jit(densify.relocate, static_argnames=('most', 'ratio'))
+relocate = jax.jit(densify.relocate, static_argnames=('most', 'ratio'))
 
 
 def best_of(residual):
@@ -44,11 +44,11 @@ def test_a_lone_disc_is_found(scale):
   target = one(32.5, 20.5, scale, scale)
   residual = rasterize(target, HEIGHT, WIDTH)
   gain, got = best_of(residual)
-  step = scale / 0.75  # px between two places of that level
+  step = scale / 0.75  # px between two positions of that level
   np.testing.assert_allclose(got.mean_xy, [32.5, 20.5], atol=step / 2 + 1e-3)
   np.testing.assert_allclose(np.exp(got.log_scale), scale, rtol=0.45)
   np.testing.assert_allclose(got.color, target.color[0], rtol=0.35)
-  # A place may be half a step away along each axis.
+  # The nearest position may be half a step away along each axis.
   assert 0.65 * float(jnp.sum(residual**2)) < gain < 1.02 * float(jnp.sum(residual**2))
 
 
@@ -62,7 +62,7 @@ def test_a_lone_ellipse_is_found_with_its_direction(direction):
   np.testing.assert_allclose(got.mean_xy, [30.5, 22.5], atol=1e-3)
 
 
-def test_the_gain_is_what_adding_it_takes_away():
+def test_the_gain_is_the_squared_error_that_adding_the_candidate_removes():
   residual = TARGET - jnp.roll(TARGET, (1, 2), (0, 1))  # fine detail
   found = candidates(residual)
   gains, places = jax.lax.top_k(found.gain, int(np.sum(np.asarray(found.gain) > 0)))
@@ -71,15 +71,15 @@ def test_the_gain_is_what_adding_it_takes_away():
     added = jax.tree.map(lambda a, at=at: a[at][None], found.gaussians)
     extent = 3 * np.exp(np.max(np.asarray(added.log_scale)))
     if np.any(np.abs(np.asarray(added.mean_xy) - 48) > 48 - extent):
-      continue  # what lies outside is not seen
+      continue  # the part outside of the image removes nothing
     after = float(jnp.sum((residual - rasterize(added, 96, 96)) ** 2))
     checked.append((before - after) / gain)
   assert len(checked) > 5
-  # Each pixel of a level is a sum of pixels, so it is told apart from its neighbours a bit better.
+  # A pixel of a level is a sum of pixels, so a shape there differs a little from its rendering.
   np.testing.assert_allclose(checked, 1, atol=0.35)
 
 
-def test_neighbours_of_a_better_place_are_no_candidates():
+def test_neighbours_of_a_better_candidate_are_no_candidates():
   residual = rasterize(one(32.5, 20.5, 1.5, 1.5), HEIGHT, WIDTH)
   found = candidates(residual)
   good = np.asarray(found.gain) > 0.3 * float(jnp.sum(residual**2))
@@ -95,11 +95,11 @@ def test_any_size_and_channels(size, channels):
   assert np.all(np.isfinite(found.gain)) and float(found.gain.max()) > 0
 
 
-def test_worth_is_the_squared_error_of_going_away():
+def test_contribution_is_the_squared_error_of_the_removal():
   gaussians = one(30.0, 20.0, 3.0, 1.5, 0.6)
   seen = float(jnp.sum(rasterize(gaussians, HEIGHT, WIDTH) ** 2))
-  (worth,) = densify.contribution(gaussians, HEIGHT, WIDTH)
-  assert float(worth) == pytest.approx(seen, rel=0.01)
+  (contribution,) = densify.contribution(gaussians, HEIGHT, WIDTH)
+  assert float(contribution) == pytest.approx(seen, rel=0.01)
   for x, y in ((-20.0, 20.0), (30.0, 60.0), (90.0, 20.0)):
     assert densify.contribution(one(x, y, 3.0, 1.5), HEIGHT, WIDTH)[0] == 0
 
@@ -109,12 +109,12 @@ def state_of(gaussians):
   return state.replace(optimizer=jax.tree.map(lambda a: a + 1, state.optimizer))
 
 
-def test_the_worst_move_to_the_best_places_and_are_forgotten():
+def test_the_smallest_contribution_takes_the_best_place_and_its_optimizer_state_is_reset():
   bright, dim = one(10, 10, 2, 2), one(50, 30, 2, 2, color=(1e-3, 0, 0))
   gaussians = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), bright, dim)
   residual = rasterize(one(30.5, 20.5, 1.5, 1.5), HEIGHT, WIDTH)
   before = state_of(gaussians)
-  after = move(before, residual, most=2, ratio=0.5)
+  after = relocate(before, residual, most=2, ratio=0.5)
   gain, best = best_of(residual)
   assert gain > 0.5 * densify.contribution(dim, HEIGHT, WIDTH)[0]
   for name in ('mean_xy', 'log_scale', 'rotation', 'color'):
@@ -127,22 +127,22 @@ def test_the_worst_move_to_the_best_places_and_are_forgotten():
   assert after.step == before.step
 
 
-def test_nothing_moves_where_nothing_is_gained():
+def test_no_gaussian_is_relocated_for_too_small_a_gain():
   before = state_of(one(10, 10, 2, 2))
   small = 0.1 * rasterize(one(30.5, 20.5, 1.5, 1.5), HEIGHT, WIDTH)
   for residual in (small, jnp.zeros_like(small)):
-    after = move(before, residual, most=1, ratio=1.0)
+    after = relocate(before, residual, most=1, ratio=1.0)
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
-def test_sleepers_show_nothing_and_go():
-  awake = one(10, 10, 2, 2)
-  padded = densify.with_inactive(awake, 5)
+def test_inactive_gaussians_are_invisible_and_are_removed_at_the_end():
+  active = one(10, 10, 2, 2)
+  padded = densify.with_inactive(active, 5)
   assert padded.num_gaussians == 5
   shown = rasterize(padded, HEIGHT, WIDTH)
-  np.testing.assert_array_equal(shown, rasterize(awake, HEIGHT, WIDTH))
+  np.testing.assert_array_equal(shown, rasterize(active, HEIGHT, WIDTH))
   np.testing.assert_array_equal(densify.contribution(padded, HEIGHT, WIDTH)[1:], np.zeros(4))
-  jax.tree.map(np.testing.assert_array_equal, densify.without_inactive(padded), awake)
+  jax.tree.map(np.testing.assert_array_equal, densify.without_inactive(padded), active)
   assert densify.without_inactive(padded.replace(color=0 * padded.color)).num_gaussians == 1
 
 
@@ -150,11 +150,16 @@ STEPS, COUNT = 6 * blocks.BLOCK_STEPS, 300
 
 
 def fitted(**options):
-  told = []
+  blocks_done = []  # (state, progress) after each block
   gaussians = codec.fit_image(
-    jax.random.key(0), TARGET, COUNT, steps=STEPS, on_block=lambda *a: told.append(a), **options
+    jax.random.key(0),
+    TARGET,
+    COUNT,
+    steps=STEPS,
+    on_block=lambda *block: blocks_done.append(block),
+    **options,
   )
-  return gaussians, told
+  return gaussians, blocks_done
 
 
 @pytest.fixture(scope='module')
@@ -162,31 +167,33 @@ def grown():
   return fitted()
 
 
+@pytest.mark.accelerated
 def test_growing_beats_all_at_once(grown):
-  gaussians, told = grown
+  gaussians, blocks_done = grown
   assert gaussians.num_gaussians == COUNT
-  awake = [int(np.sum(np.any(np.asarray(s.params.color) != 0, -1))) for s, _ in told]
-  assert awake == sorted(awake) and awake[0] < COUNT
+  active = [int(np.sum(np.any(np.asarray(s.params.color) != 0, -1))) for s, _ in blocks_done]
+  assert active == sorted(active) and active[0] < COUNT
   _, at_once = fitted(densifier=densify.none)
-  assert told[-1][1].psnr > at_once[-1][1].psnr + 0.3
+  assert blocks_done[-1][1].psnr > at_once[-1][1].psnr + 0.3
 
 
+@pytest.mark.accelerated
 def test_a_stopped_fit_grows_on_to_the_same_bits(grown):
-  gaussians, told = grown
+  gaussians, blocks_done = grown
   for stopped_after in (0, 3):
-    state = jax.tree.map(np.array, jax.device_get(told[stopped_after][0]))
+    state = jax.tree.map(np.array, jax.device_get(blocks_done[stopped_after][0]))
     resumed, _ = fitted(resume=lambda start, state=state: state)
     jax.tree.map(np.testing.assert_array_equal, resumed, gaussians)
 
 
 def test_the_last_block_is_not_changed(grown):
-  gaussians, told = grown
+  gaussians, blocks_done = grown
   rendered = np.clip(np.asarray(rasterize(gaussians, 96, 96)), 0, 1)
   psnr = -10 * np.log10(np.mean((rendered - np.asarray(TARGET)) ** 2))
-  assert told[-1][1].psnr == pytest.approx(psnr, abs=1e-2)
+  assert blocks_done[-1][1].psnr == pytest.approx(psnr, abs=1e-2)
 
 
-def test_a_flat_picture_stays_flat_and_takes_few():
+def test_a_flat_picture_stays_flat_with_few_gaussians():
   gaussians = codec.fit_image(
     jax.random.key(0), jnp.full((48, 48, 3), 0.5), 400, steps=6 * blocks.BLOCK_STEPS
   )
@@ -208,10 +215,11 @@ def test_few_gaussians(count):
 
 
 @pytest.mark.slow
+@pytest.mark.accelerated
 def test_a_batch_of_images_can_be_densified_at_once():
   residuals = jnp.stack([TARGET - 0.5, jnp.flip(TARGET, 1) - 0.3])
   state = state_of(densify.with_inactive(one(10, 10, 2, 2), 20))
-  some = functools.partial(move, most=10, ratio=0.3)
+  some = functools.partial(relocate, most=10, ratio=0.3)
   together = jax.vmap(some, in_axes=(None, 0))(state, residuals)
   for i in range(2):
     alone = some(state, residuals[i])

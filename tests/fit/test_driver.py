@@ -15,7 +15,7 @@ from cgvq_jax import devices
 from cgvq_jax.fit import blocks, driver, initialize, losses, optimizers, stages
 from cgvq_jax.fit.api import fit_image
 from cgvq_jax.fit.settings import FitSettings
-from cgvq_jax.primitives.gaussians import Gaussians
+from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize import api, tiles
 
 STEPS, NUM_GAUSSIANS = 3 * stages.BLOCK_STEPS, 300
@@ -76,12 +76,14 @@ def assert_same_bits(a, b):
 # --- what it reaches ---
 
 
+@pytest.mark.accelerated
 def test_adam_reaches_the_photograph(adam_run, start, target):
   state, _ = adam_run
   assert psnr_of(start, target) < 25
   assert psnr_of(state.params, target) > 34
 
 
+@pytest.mark.accelerated
 def test_adan_reaches_the_photograph(start, target):
   optimizer = optimizers.adam(STEPS, preconditioner=optimizers.scale_by_adan)
   state, _ = run(start, target, optimizer=optimizer)
@@ -96,6 +98,7 @@ def test_other_losses_reach_the_photograph(name, start, target):
 
 
 @pytest.mark.slow
+@pytest.mark.accelerated
 def test_random_start_reaches_the_photograph(target):
   gaussians = initialize.random(jax.random.key(0), target, NUM_GAUSSIANS)
   assert psnr_of(run(gaussians, target)[0].params, target) > 28
@@ -183,11 +186,13 @@ def test_one_device_and_several_agree(adam_run, monkeypatch):
 # --- the same bits ---
 
 
+@pytest.mark.accelerated
 def test_same_start_same_bits(adam_run, start, target):
   assert_same_bits(run(start, target)[0], adam_run[0])
 
 
 @pytest.mark.parametrize('stopped_after', [0, 1])
+@pytest.mark.accelerated
 def test_a_stopped_run_goes_on_to_the_same_bits(adam_run, start, target, stopped_after):
   # Through the host and plain arrays, as a checkpoint takes it.
   whole, seen = adam_run
@@ -223,7 +228,7 @@ def test_between_blocks_the_state_may_change(start, target):
 # --- overflow ---
 
 
-grown = blocks.Capacity.grown
+grown = tiles.Capacity.grown
 
 
 def test_overflow_runs_the_block_again_with_more_capacity(adam_run, start, target, monkeypatch):
@@ -240,8 +245,8 @@ def test_overflow_runs_the_block_again_with_more_capacity(adam_run, start, targe
     asked.append((num_pairs, round_capacity(num_pairs)))
     return asked[-1][1]
 
-  round_capacity = blocks.round_capacity
-  monkeypatch.setattr(blocks, 'round_capacity', spy)
+  round_capacity = tiles.round_capacity
+  monkeypatch.setattr(tiles, 'round_capacity', spy)
   monkeypatch.setattr(blocks, 'initial_capacity', lambda *sizes: capacity)
   state, seen = run(start, target, stages.BLOCK_STEPS)
   assert asked and all(capacity < wanted <= got for wanted, got in asked)
@@ -261,7 +266,7 @@ def test_a_tile_with_more_chunks_runs_the_block_again(adam_run, start, target, m
   monkeypatch.setattr(blocks, 'BLOCK', 1)
   monkeypatch.setattr(blocks, 'initial_capacity', lambda *sizes: 8192)  # more than enough
   monkeypatch.setattr(
-    blocks.Capacity,
+    tiles.Capacity,
     'grown',
     lambda capacity, needed: asked.append(needed) or grown(capacity, needed),
   )
@@ -303,6 +308,7 @@ def test_a_fit_wants_a_rasterizer_that_works_from_lists(start, target, name, mon
     run(start, target, 1)
 
 
+@pytest.mark.accelerated
 def test_blocks_of_a_batch_of_images_are_those_of_each(start, target):
   optimizer = optimizers.adam(50)
   options = {'forward': stages.unquantized, 'loss': losses.l2, 'optimizer': optimizer, 'steps': 1}
@@ -316,7 +322,7 @@ def test_blocks_of_a_batch_of_images_are_those_of_each(start, target):
   batch = jax.jit(jax.vmap(block, in_axes=(0, None, 0)))(states, None, targets)
   for i in range(2):
     alone = jax.jit(block)(state, None, targets[i])
-    assert alone.psnr > 5 and capacity.holds(blocks.Capacity(*map(int, alone.needed)))
+    assert alone.psnr > 5 and capacity.holds(tiles.Capacity(*map(int, alone.needed)))
     # Adam takes whole steps where a gradient is rounding alone, as by the rotation of a disc.
     assert batch.psnr[i] == pytest.approx(float(alone.psnr), abs=0.1)
     np.testing.assert_allclose(batch.loss[i], alone.loss, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Where the Gaussians start, and that more of them start where the image changes."""
+"""Initial Gaussians: their ranges, and more of them where the image changes."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ def test_flat_images(name, level):
   shape = (HEIGHT, WIDTH, 3)
   gaussians = start(name, np.full(shape, level), NUM_GAUSSIANS)
   check(gaussians, shape, NUM_GAUSSIANS)
-  # Nothing to follow, so everywhere alike: each quarter has its share.
+  # No gradient to follow, so the density is uniform: each quarter has its share.
   right, below = np.array(gaussians.mean_xy > np.array([WIDTH / 2, HEIGHT / 2])).T
   quarters = np.bincount(2 * below + right, minlength=4) / NUM_GAUSSIANS
   np.testing.assert_allclose(quarters, 0.25, atol=0.03)
 
 
 @each_initializer
-def test_key_decides(name, half_textured):
+def test_the_result_depends_on_the_key_alone(name, half_textured):
   one, same, other = (start(name, half_textured, NUM_GAUSSIANS, seed) for seed in (0, 0, 1))
   jax.tree.map(np.testing.assert_array_equal, one, same)
   assert np.mean(one.mean_xy == other.mean_xy) < 0.01
@@ -124,8 +124,8 @@ def test_pixels_are_drawn_by_their_own_gradient():
   np.testing.assert_allclose(drawn, density / density.sum(), atol=0.015)
 
 
-def test_rows_get_their_share_but_for_one():
-  # The draw is systematic over rows: no band of the image is left out by chance.
+def test_each_band_of_rows_has_its_share_within_one():
+  # Sampling is systematic over rows: no band of the image is left out by chance.
   image = np.random.default_rng(2).random((HEIGHT, WIDTH, 1)).astype(np.float32)
   magnitude = np.asarray(magnitude_of(jnp.asarray(image)), np.float64)
   want = NUM_GAUSSIANS * np.cumsum(magnitude.sum(1)) / magnitude.sum()
@@ -168,7 +168,7 @@ def test_colour_is_a_share_of_the_pixel_under_the_mean():
 # --- random ---
 
 
-def test_random_is_the_papers():
+def test_random_has_the_ranges_of_the_papers():
   gaussians = start('random', np.zeros((HEIGHT, WIDTH, 3)), NUM_GAUSSIANS)
   x, y = np.asarray(gaussians.mean_xy).T
   columns = {

@@ -1,4 +1,4 @@
-"""Losses by hand, their gradients, and the features that one of them compares."""
+"""Losses against values by hand, their gradients, and the features that one of them compares."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def test_zero_at_equality_and_positive_elsewhere(name):
 
 @each_loss
 @pytest.mark.parametrize('case', ['noise', 'equal', 'flat', 'black', 'far out of range'])
-def test_gradient_is_finite_and_leads_downhill(name, case):
+def test_gradient_is_finite_and_a_step_against_it_reduces_the_loss(name, case):
   flat = np.full(SHAPE, 0.5, np.float32)
   image, target = {
     'noise': (IMAGE, TARGET),
     'equal': (IMAGE, IMAGE),
     'flat': (flat, flat),
     'black': (0 * flat, flat),
-    'far out of range': (100 * IMAGE - 50, TARGET),  # as the rasterizer may make it
+    'far out of range': (100 * IMAGE - 50, TARGET),  # as a rendered image may be
   }[case]
   value, gradient = program(name)(image, target)
   assert np.isfinite(value) and np.all(np.isfinite(gradient))
@@ -108,7 +108,7 @@ def test_flat_images_have_no_features():
 @pytest.mark.parametrize(
   ('direction', 'orientation'), [((1, 0), 0), ((1, 1), 1), ((0, 1), 2), ((-1, 1), 3)]
 )
-def test_an_edge_answers_strongest_in_its_own_direction(direction, orientation):
+def test_an_edge_has_its_largest_response_in_its_own_direction(direction, orientation):
   # Orientation o is the derivative along the angle o pi / 4 from x towards y, which is downwards.
   y, x = np.mgrid[:33, :33] - 16.0
   step = (direction[0] * x + direction[1] * y > 0).astype(np.float32)[..., None]
@@ -168,7 +168,7 @@ def test_vgg_has_three_stages(vgg):
 def test_vgg_first_layers_by_hand(vgg, weights):
   pixels = (IMAGE[:5, :5] - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
 
-  def convolved(x, name):  # at the centre of what is left
+  def convolved(x, name):  # without padding
     kernel, bias = weights[f'{name}/kernel'], weights[f'{name}/bias']
     rows, columns = x.shape[0] - 2, x.shape[1] - 2
     patches = np.stack([x[i : i + rows, j : j + columns] for i, j in np.ndindex(3, 3)], axis=2)
@@ -208,7 +208,7 @@ def test_vgg_as_a_loss(vgg):
     ),
   ],
 )
-def test_vgg_names_the_array_that_is_wrong(weights, tmp_path, change, message):
+def test_vgg_errors_name_the_wrong_array(weights, tmp_path, change, message):
   arrays = {name: array for name, array in (weights | change).items() if array is not None}
   np.savez(tmp_path / 'wrong.npz', **arrays)
   with pytest.raises(ValueError, match=rf'wrong\.npz: {message}'):
@@ -220,9 +220,9 @@ def test_vgg_without_a_file(tmp_path):
     losses.vgg_features(tmp_path / 'nowhere.npz')
 
 
-def test_what_is_clamped_away_need_not_be_fitted():
+def test_a_clamped_overshoot_is_no_error():
   image, target = np.array([1.5, 1.5, -0.5, -0.5, 0.25]), np.array([1.0, 0.5, 0.0, 0.5, 0.75])
   value, slope = jax.vmap(jax.value_and_grad(losses.clamped_l2.error))(image, target)
-  # White and black that overshoot are no error; elsewhere the border's slope goes on.
+  # Beyond a white or a black target there is no error; elsewhere the slope is that at 0 or 1.
   np.testing.assert_allclose(value, [0, 0.25 + 0.5, 0, 0.25 + 0.5, 0.25], atol=1e-6)
   np.testing.assert_allclose(slope, [0, 1, 0, -1, -1], atol=1e-6)

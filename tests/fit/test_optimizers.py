@@ -1,4 +1,4 @@
-"""Optimizers: rates, schedules, and what each Gaussian's own frame does to a step."""
+"""Optimizers: rates, schedules, and the steps in each Gaussian's own frame."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def first_updates(optimizer, steps=1):
   """Updates of each step under a constant gradient of mixed signs, of a disc of 1 px."""
   params = jax.tree.map(jnp.zeros_like, raster_scenes.one_gaussian().gaussians)
   gradient = jax.tree.map(lambda p: 3 * (-1.0) ** jnp.arange(p.size).reshape(p.shape), params)
-  state, told = optimizer.init(params), []
+  state, updates_of_steps = optimizer.init(params), []
   update = jax.jit(optimizer.update)
   for _ in range(steps):
     updates, state = update(gradient, state, params)
-    told.append(updates)
-  return told
+    updates_of_steps.append(updates)
+  return updates_of_steps
 
 
 @pytest.mark.parametrize('frame', [optimizers.own_frame, optimizers.pixel_frame])
@@ -37,7 +37,7 @@ def first_updates(optimizer, steps=1):
 )
 def test_every_attribute_has_its_rate(rates, frame):
   (updates,) = first_updates(optimizers.adam(10, rates, frame=frame))
-  # A disc is not sheared by a turn: its unit of rotation is the bound.
+  # No rotation shears a disc: its unit of rotation is the bound.
   unit = {'rotation': 1 / 0.3} if frame is optimizers.own_frame else {}
   for attribute in ATTRIBUTES:
     update = np.asarray(getattr(updates, attribute))
@@ -62,14 +62,14 @@ def test_equal_settings_are_one_optimizer(make):
   assert optimizers.adam(77) is not optimizers.adam(78)
 
 
-def test_the_papers_rate_is_halved_every_so_many_steps():
+def test_the_papers_rate_is_halved_after_equal_numbers_of_steps():
   updates = first_updates(optimizers.papers_adan(1, halved_every=3), steps=7)
   sizes = [abs(float(u.rotation[0])) / 1.4e-3 for u in updates]
   np.testing.assert_allclose(sizes, [1] * 3 + [0.5] * 3 + [0.25], rtol=1e-2)
 
 
 def test_adan_is_algorithm_1():
-  """By the paper's own recursion, whose betas are one less ours, on gradients of any size."""
+  """The paper's own recursion, whose betas are 1 minus ours, on very small gradients."""
   gradients = np.array([3.0, -1.0, 2.0, 0.5]) * 1e-7
   one, two, three = 0.02, 0.08, 0.01
   m = v = n = last = 0.0
@@ -96,7 +96,7 @@ def test_the_papers_scales_are_in_pixels():
 
 
 def test_plain_scales_descend_as_scales_do():
-  """By plain descent a step in s is in proportion to the derivative by s, not by its logarithm."""
+  """Gradient descent: a step in s is proportional to the derivative by s, not by its logarithm."""
   gaussians = ellipse()
   gradient = jax.tree.map(jnp.ones_like, gaussians)
   update = stepped(optimizers.plain_scales(optax.scale(-0.1)), gaussians, gradient)
@@ -125,20 +125,21 @@ def stepped(optimizer, gaussians, gradient):
   return updates
 
 
-def test_a_step_along_a_gaussian_is_as_long_as_it_is():
-  """Turned with its gradient, a Gaussian's step turns too, and keeps 6 : 1.5."""
+def test_a_step_along_an_axis_is_proportional_to_its_standard_deviation():
+  """Rotated with the gradient, a Gaussian's step rotates too, and keeps the ratio 6 : 1.5."""
   optimizer = optimizers.adam(10)
   zero = jax.tree.map(jnp.zeros_like, ellipse())
-  for turn in (0.0, 0.4, 2.5):
-    across, along = (-np.sin(turn), np.cos(turn)), (np.cos(turn), np.sin(turn))
+  for rotation in (0.0, 0.4, 2.5):
+    cosine, sine = np.cos(rotation), np.sin(rotation)
+    across, along = (-sine, cosine), (cosine, sine)
     gradient = zero.replace(mean_xy=jnp.array([np.add(along, across)], jnp.float32))
-    update = np.asarray(stepped(optimizer, ellipse(turn), gradient).mean_xy[0])
+    update = np.asarray(stepped(optimizer, ellipse(rotation), gradient).mean_xy[0])
     np.testing.assert_allclose(update @ along, -6.0 * optimizers.RATES.mean_xy, rtol=1e-4)
     np.testing.assert_allclose(update @ across, -1.5 * optimizers.RATES.mean_xy, rtol=1e-4)
 
 
-def test_units_of_the_frame_move_the_picture_alike():
-  """By plain descent with one rate a step in any coordinate of the frame costs the same error."""
+def test_units_of_the_frame_change_the_picture_equally():
+  """Gradient descent with one rate: a step in any coordinate of the frame adds the same error."""
   gaussians = ellipse(0.7)
   image = rasterize(gaussians, 64, 64)
   zero = jax.tree.map(jnp.zeros_like, gaussians)
@@ -146,15 +147,15 @@ def test_units_of_the_frame_move_the_picture_alike():
   costs = []
   for name, direction in (('mean_xy', (1.0, 0.0)), ('mean_xy', (0.0, 1.0)), ('rotation', 1.0)):
     cosine, sine = np.cos(0.7), np.sin(0.7)
-    turned = np.array([[cosine, -sine], [sine, cosine]])
-    unit = turned @ (np.array(direction) / [6.0, 1.5]) if name == 'mean_xy' else direction
+    matrix = np.array([[cosine, -sine], [sine, cosine]])
+    unit = matrix @ (np.array(direction) / [6.0, 1.5]) if name == 'mean_xy' else direction
     if name == 'rotation':  # a shear of one
       unit = np.hypot((4 - 0.25) / 2, 0.3)
     value = jnp.asarray(unit, jnp.float32).reshape(getattr(gaussians, name).shape)
     update = stepped(optimizers.own_frame(inner), gaussians, zero.replace(**{name: value}))
     moved = jax.tree.map(jnp.add, gaussians, update)
     costs.append(float(jnp.sum((rasterize(moved, 64, 64) - image) ** 2)))
-  # A mean's unit costs |c|^2 A / 2, a shear's |c|^2 A.
+  # The error of a unit of the mean is |c|^2 A / 2, that of a unit of shear |c|^2 A.
   np.testing.assert_allclose(np.array(costs) / costs[0], [1, 1, 2], rtol=0.08)
 
 

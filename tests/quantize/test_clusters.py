@@ -1,3 +1,5 @@
+"""The canonical form, the features and clusters of Gaussians, and their padded layout."""
+
 from __future__ import annotations
 
 import jax
@@ -35,7 +37,7 @@ def test_canonical_is_the_same_image():
   np.testing.assert_array_equal(same.color, gaussians.color)
 
 
-def test_canonical_has_one_description():
+def test_canonical_is_unique():
   same = canonical(some_gaussians())
   assert np.all(same.log_scale[:, 0] >= same.log_scale[:, 1])
   assert np.all((same.rotation >= 0) & (same.rotation < np.float32(np.pi)))
@@ -62,7 +64,7 @@ def test_features_are_standardized_and_in_order():
     assert np.corrcoef(row, column)[0, 1] > 0.9999
 
 
-def test_features_ignore_position_and_description():
+def test_features_ignore_position_and_parameterization():
   gaussians = some_gaussians()
   moved = gaussians.replace(
     mean_xy=gaussians.mean_xy[::-1],
@@ -79,14 +81,14 @@ def test_constant_columns_are_zero():
   np.testing.assert_array_equal(features(some_gaussians(1)), np.zeros((1, 6)))
 
 
-def test_cluster_finds_groups_alike_in_colour_wherever_they_are():
+def test_cluster_finds_groups_of_one_colour_at_any_position():
   group = np.random.default_rng(2).integers(0, 3, 200)
   gaussians = some_gaussians().replace(
     color=jnp.asarray(10 * np.eye(3)[group]), log_scale=jnp.ones((200, 2)), rotation=jnp.ones(200)
   )
   labels = np.asarray(cluster(jax.random.key(0), gaussians, 3))
   assert len(set(zip(group, labels, strict=True))) == 3
-  # The features are the caller's choice.
+  # The caller may choose the features.
   by_x = cluster(jax.random.key(0), gaussians, 2, features=lambda g: g.mean_xy[:, :1])
   x = np.asarray(gaussians.mean_xy[:, 0])
   means = sorted((x[by_x == 0], x[by_x == 1]), key=np.mean)
@@ -113,12 +115,12 @@ def test_layout(labels, num_clusters):
     np.testing.assert_array_equal(mask[k], np.arange(mask.shape[1]) < counts[k])
   np.testing.assert_array_equal(members.reshape(-1)[slot], np.arange(labels.size))
   assert np.all(mask.reshape(-1)[slot])
-  # The least of four sizes an octave, from 64 on, that holds the largest cluster.
+  # The smallest of four sizes per octave, from 64 on, that holds the largest cluster.
   sizes = [quarters * 2**octave for octave in range(4, 20) for quarters in (4, 5, 6, 7)]
   assert mask.shape[1] == min(size for size in sizes if size >= counts.max())
 
 
-def test_layout_names_bad_labels():
+def test_layout_errors_name_bad_labels():
   with pytest.raises(ValueError, match=r'labels must be in 0\.\.2, got 0\.\.3'):
     layout(np.array([0, 3]), 3)
   with pytest.raises(ValueError, match=r'got -1\.\.0'):

@@ -1,3 +1,5 @@
+"""K-means: against scikit-learn and definitions, on degenerate points, weights and padding."""
+
 from __future__ import annotations
 
 import jax
@@ -32,7 +34,7 @@ def test_inertia_is_within_one_percent_of_scikit_learn(photograph, num_clusters)
   assert ours.inertia <= 1.01 * theirs.inertia_
 
 
-def test_centers_labels_and_inertia_belong_together(photograph):
+def test_centers_labels_and_inertia_are_consistent(photograph):
   centers, labels, inertia = jax.tree.map(np.asarray, fit(photograph, 16))
   distances = np.sum((photograph[:, None] - centers) ** 2, axis=-1)
   np.testing.assert_array_equal(labels, np.argmin(distances, axis=1))
@@ -41,7 +43,7 @@ def test_centers_labels_and_inertia_belong_together(photograph):
   np.testing.assert_allclose(centers, means, atol=1e-4)  # it has converged
 
 
-def test_the_key_decides(photograph):
+def test_the_result_depends_on_the_key_alone(photograph):
   one, same, other = (fit(photograph, 16, seed=seed, restarts=1) for seed in (0, 0, 1))
   jax.tree.map(np.testing.assert_array_equal, one, same)
   assert np.any(np.asarray(one.centers) != np.asarray(other.centers))
@@ -71,7 +73,7 @@ def test_the_best_restart_wins(photograph):
     return jnp.sum(kmeans.nearest(points, centers)[1])
 
   runs = jax.lax.map(alone, jax.random.split(jax.random.key(0), 8))
-  assert np.argmin(runs) > 0  # otherwise the first run would do
+  assert np.argmin(runs) > 0  # otherwise the first run alone would pass
   np.testing.assert_allclose(fit(points, 8).inertia, np.min(runs), rtol=1e-5)
 
 
@@ -84,11 +86,11 @@ def test_totals_add_up_each_label():
 
 def test_empty_clusters_go_to_the_farthest_points():
   points = jnp.array([[0.0], [1.0], [10.0], [11.0], [50.0], [51.0]])
-  # One center takes every point, two stand apart where no point is near.
+  # The first center is nearest to every point, so the other two clusters are empty.
   start = jnp.array([[5.0], [500.0], [600.0]])
   centers = kmeans.lloyd(points, jnp.ones(6), start, 20)
   np.testing.assert_allclose(np.sort(centers[:, 0]), [0.5, 10.5, 50.5])
-  # A point of weight 0 is not worth a center.
+  # No center moves to a point of weight 0.
   centers = kmeans.lloyd(points, jnp.array([1.0, 0, 1, 0, 0, 0]), start, 20)
   assert set(centers[:, 0].tolist()) == {0.0, 10.0}
 

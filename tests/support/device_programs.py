@@ -1,6 +1,8 @@
-"""The programs that must run on any accelerator: what test_crosscompile lowers and compiles.
+"""The programs that must run on any accelerator: test_crosscompile lowers and compiles them.
 
-python tests/programs.py DEVICE NAME...   compiles them, in a process that has the compilers' wheels
+`python tests/support/device_programs.py DEVICE NAME...` compiles the named ones, in a process that
+has the compilers' wheels on its path, and prints for each: its name, the size of the compiled
+program as text, and the number of float32 scatters whose order of summation is not fixed.
 """
 
 from __future__ import annotations
