@@ -50,8 +50,6 @@ from cgvq_jax.benchmark import cpu, crosscompile, decoding, entropy, gpu, profil
 from cgvq_jax.benchmark.scenes import SCENES, USUAL
 from cgvq_jax.io.files import write_atomically
 from cgvq_jax.methods.registry import CODEBOOK_METHODS
-from cgvq_jax.primitives.trees import Gaussians
-from cgvq_jax.quantize.clustered import CodebookSymbols
 from cgvq_jax.rasterize import tiles
 from cgvq_jax.rasterize.pallas import VARIANTS
 
