@@ -107,7 +107,6 @@ METHODS: Registry[Callable[..., Method]] = Registry(
   {'cgvq_rd': cgvq_rd, 'cgvq': cgvq, 'gi': gi, 'cgvq_fp16': cgvq_fp16, 'gi_fp16': gi_fp16}
   | ABLATIONS,
 )
-CODEBOOK_METHODS = ('cgvq', 'gi', 'cgvq_fp16', 'gi_fp16')
 
 
 def options(name: str) -> tuple[str, ...]:
