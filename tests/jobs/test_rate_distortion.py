@@ -320,7 +320,7 @@ def test_methods_share_a_fit_at_one_quality_only(tmp_path):
 
 @pytest.mark.slow
 def test_methods_share_a_fit(workdir, photographs, capsys):
-  points = rate_distortion.grid(['gi', 'cgvq'], [60], [None, 4])
+  points = rate_distortion.grid(['gi', 'cgvq'], [60], [None, 4], order='sorted')
   outcome = run(photographs, workdir, points=points)
   assert (outcome.made, outcome.unchanged) == (6, 2)
   assert ' fit:' not in capsys.readouterr().err
