@@ -1,1 +1,1 @@
-"""The one operation with several implementations; `api.rasterize` is the way in."""
+"""Rendering Gaussians: `api.rasterize` by JAX, with gradients; `renderers.render` for decoding."""

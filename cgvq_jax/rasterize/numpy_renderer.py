@@ -152,9 +152,9 @@ def _weights(mean, white, top, left) -> Float[np.ndarray, 'Y X B']:
 
   `top` and `left` [B] are the tile's corner, px. q is the sum of squares that
   `geometry.squared_distance` is, here with each factor computed once for a row or a column."""
-  place = np.arange(_SIDE, dtype=np.float32)[:, None] + np.float32(0.5)
-  dx = (place + left.astype(np.float32)) - mean[:, 0]  # [X, B]
-  dy = (place + top.astype(np.float32)) - mean[:, 1]  # [Y, B]
+  position = np.arange(_SIDE, dtype=np.float32)[:, None] + np.float32(0.5)
+  dx = (position + left.astype(np.float32)) - mean[:, 0]  # [X, B]
+  dy = (position + top.astype(np.float32)) - mean[:, 1]  # [Y, B]
   a, b, c = white.T
   minus_q = np.add(a * dx, (b * dy)[:, None])  # [Y, X, B]
   np.square(minus_q, out=minus_q)

@@ -394,7 +394,7 @@ def test_pairs_are_sorted_by_tile_and_keep_their_order(count, num_tiles):
   tile = rng.integers(0, num_tiles + 1, 140_000).astype(np.int32)
   gaussian = np.sort(rng.integers(0, count, tile.size)).astype(np.int32)
   order = np.argsort(tile, kind='stable')
-  sort = jax.jit(lambda tile, gaussian: tiles._sort_by_tile(tile, num_tiles, gaussian, count))
+  sort = jax.jit(lambda tile, gaussian: tiles.sort_by_tile(tile, num_tiles, gaussian, count))
   got = sort(jnp.asarray(tile), jnp.asarray(gaussian))
   np.testing.assert_array_equal(got[0], tile[order])
   np.testing.assert_array_equal(got[1], gaussian[order])
@@ -527,7 +527,7 @@ def test_a_tile_that_outgrows_a_block_is_seen():
 def test_own_tiles_are_the_pixels_of_a_share():
   image = np.arange(40 * 50 * 3, dtype=np.float32).reshape(40, 50, 3)
   for rank in range(2):
-    got = np.asarray(layout.own_tiles(jnp.asarray(image), tiles.Share(rank, 2)))
+    got = np.asarray(layout.tile_image(jnp.asarray(image), tiles.Share(rank, 2)))
     assert got.shape == (2 * 4, 3, 256)
     for row, column in ((0, 0), (0, 3), (1, 1)):
       whole = np.zeros((16, 16, 3), np.float32)
@@ -671,7 +671,7 @@ def test_the_environment_names_an_implementation(monkeypatch):
 
 def test_the_choice_is_told_once(caplog):
   scene = raster_scenes.single_pixel()
-  api._tell.cache_clear()
+  api.log_choice.cache_clear()
   with caplog.at_level(logging.INFO):
     for _ in range(2):
       api.rasterize(*scene)
