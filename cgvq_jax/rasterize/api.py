@@ -28,9 +28,9 @@ from cgvq_jax.rasterize.layout import (
   Errors,
   Kernels,
   Target,
-  untile,
   errors_of_samples,
   gaussian_table,
+  untile,
 )
 from cgvq_jax.rasterize.limits import validate
 from cgvq_jax.rasterize.tiles import (
