@@ -1,9 +1,9 @@
 """Which renderer makes an image of Gaussians, where no gradient is needed: NumPy's or JAX's.
 
-JAX renders a large image faster, on all cores, but a process that decodes one image would first
-spend a second or so on importing JAX and on compiling. The choice is made by the work alone, so
-that the same file is always rendered by the same code; a name overrules it. Importing this file
-imports no JAX.
+JAX renders a large image faster, on all cores, but a process that decodes a single image spends
+more time on importing JAX and on compiling. The choice depends on the amount of work alone, so that
+a file is always rendered by the same code, unless a renderer is named. Importing this module does
+not import JAX.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 # (gaussians, height, width) -> the image [H, W, C], float32, not clipped to 0..1.
 Renderer = Callable[['Gaussians', int, int], np.ndarray]
 
-# Gaussians x pixels beyond which a whole process is faster with JAX; measured by
-# `python -m cgvq_jax.benchmark renderers` (docs/RESULTS.md).
-MAX_NUMPY_WORK = 10**11
+# Gaussians x pixels up to which NumPy serves: a photograph of some 20 million pixels with as many
+# Gaussians as a fit gives it. There a process by NumPy takes as long as one by JAX that finds its
+# programs in the persistent cache, and half as long as one that compiles them. Measured by
+# `python -m cgvq_jax.benchmark renderers`, see docs/RESULTS.md.
+MAX_NUMPY_WORK = 10**13
 
 
 def _render_by_jax(gaussians: Gaussians, height: int, width: int) -> Float[np.ndarray, 'H W C']:

@@ -1,4 +1,4 @@
-"""What decoding needs of the package: the NumPy renderer, and which renderer serves."""
+"""Rendering without JAX: the NumPy renderer, and the choice of a renderer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from cgvq_jax.primitives.geometry import CUTOFF
 from cgvq_jax.rasterize import numpy_renderer, reference, renderers
 
-# --- the NumPy renderer; its values are tested with all others' in test_rasterize ---
+# --- the NumPy renderer; test_rasterize has it in the shared suite ---
 
 
 def needed(scene):
@@ -35,7 +35,7 @@ def needed(scene):
 
 @st.composite
 def drawn_scenes(draw):
-  """Any ellipses, long and thin ones too, partly outside of an image of any size."""
+  """Ellipses of any shape, partly outside of the image, and images of several sizes."""
   rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
   height, width = draw(st.sampled_from([(1, 1), (1, 70), (33, 2), (16, 32), (47, 50)]))
   count = draw(st.integers(1, 12))
@@ -63,8 +63,8 @@ def test_no_gaussian_misses_a_pixel_that_it_reaches(scene):
 
 
 def test_lists_of_any_length_are_rendered_in_bounded_memory():
-  # 409,600 pairs of 300 x 1,024 tiles: more than are listed at a time. All at all pixels would
-  # take 300 MiB.
+  # 307,200 pairs, of 300 x 1,024 tiles: more than are listed at a time. All Gaussians at all pixels
+  # would take 300 MiB.
   scene = raster_scenes.random(300, 512, 512, seed=14, scale=(200, 400))
   numpy_renderer.rasterize(*raster_scenes.single_pixel())
   tracemalloc.start()
@@ -97,7 +97,7 @@ def test_nothing_in_view_is_black():
   assert got.shape == (raster_scenes.HEIGHT, raster_scenes.WIDTH, 1) and not got.any()
 
 
-# --- which renderer ---
+# --- the choice of a renderer ---
 
 
 def scene_of_numpy():
@@ -108,9 +108,9 @@ def scene_of_numpy():
 
 
 @pytest.mark.parametrize(
-  ('num_gaussians', 'height', 'width'), [(10_000, 512, 768), (1, 1, 1), (10**4, 1 << 10, 1 << 12)]
+  ('num_gaussians', 'height', 'width'), [(10_000, 512, 768), (1, 1, 1), (300_000, 3000, 4000)]
 )
-def test_a_file_of_usual_size_is_rendered_by_numpy(num_gaussians, height, width):
+def test_photographs_are_rendered_by_numpy(num_gaussians, height, width):
   renderer = renderers.renderer_for(num_gaussians, height, width)
   assert renderer is renderers.RENDERERS['numpy']
 
@@ -118,11 +118,9 @@ def test_a_file_of_usual_size_is_rendered_by_numpy(num_gaussians, height, width)
 def test_the_work_alone_decides():
   largest = renderers.MAX_NUMPY_WORK
   for num_gaussians in (1, 10, 1000):
-    side = largest // num_gaussians
-    numpy, jax = (
-      renderers.renderer_for(num_gaussians, side, 1),
-      renderers.renderer_for(num_gaussians, 1, side + 1),
-    )
+    pixels = largest // num_gaussians
+    numpy = renderers.renderer_for(num_gaussians, pixels, 1)
+    jax = renderers.renderer_for(num_gaussians, 1, pixels + 1)
     assert numpy is renderers.RENDERERS['numpy'] and jax is renderers.RENDERERS['jax']
 
 
