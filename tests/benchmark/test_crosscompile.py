@@ -65,7 +65,7 @@ def test_kernels_lower_for_an_nvidia_gpu(variant, channels):
   kernels = pallas.VARIANTS[variant]
   wanted = 'triton' if variant.startswith('triton') else 'mosaic'
   for function, arguments in (
-    (made.render, (table, bins)),
+    (kernels.render, (table, bins)),
     (kernels.backward, (table, bins, cotangent)),
   ):
     text = crosscompile.lowered(function, *arguments, device='H100').as_text()
