@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 # (gaussians, height, width) -> the image [H, W, C], float32, not clipped to 0..1.
 Renderer = Callable[['Gaussians', int, int], np.ndarray]
 
-# Gaussians x pixels up to which NumPy serves: those of a photograph of 20 million pixels with as many
-# Gaussians as a fit gives it. A process with JAX is as fast at 14 million pixels if it finds its
-# programs in the persistent cache, and beyond 25 million if it compiles them. Measured by
+# Gaussians x pixels up to which NumPy serves: those of a photograph of 20 million pixels with as
+# many Gaussians as a fit gives it. A process with JAX is as fast at 14 million pixels if it finds
+# its programs in the persistent cache, and beyond 25 million if it compiles them. Measured by
 # `python -m cgvq_jax.benchmark renderers`, see docs/RESULTS.md.
 MAX_NUMPY_WORK = 10**13
 
