@@ -1,0 +1,100 @@
+"""The order of the files: each imports only from those below it, and decoding starts light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / 'cgvq_jax'
+GOLDEN = Path(__file__).parent / 'golden'
+# Folders and single files of the package, from the top: a row imports from itself and from below.
+ROWS = (
+  ('cli', 'main', '__main__', '__init__'),
+  ('jobs',),
+  ('benchmark',),
+  ('evaluate',),
+  ('codec',),
+  ('methods',),
+  ('bitstream',),
+  ('fit',),
+  ('quantize',),
+  ('rasterize',),
+  ('primitives',),
+  ('io',),
+  ('metrics', 'rate_control', 'devices', 'extensions'),
+)
+MODULES = {
+  'cgvq_jax.' + '.'.join(path.relative_to(PACKAGE).with_suffix('').parts): path
+  for path in sorted(PACKAGE.rglob('*.py'))
+}
+
+
+def imports_of(module: str) -> set[str]:
+  """The modules of the package that a module names in its imports, those inside functions too."""
+  found = set()
+  for node in ast.walk(ast.parse(MODULES[module].read_text('utf-8'))):
+    if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('cgvq_jax'):
+      for name in node.names:
+        whole = f'{node.module}.{name.name}'
+        found.add(whole if whole in MODULES else str(node.module))
+  return found & MODULES.keys() - {module}
+
+
+def row_of(module: str) -> int:
+  top = module.split('.')[1]
+  return next(i for i, row in enumerate(ROWS) if top in row)
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_a_file_imports_only_from_below(module):
+  above = {other for other in imports_of(module) if row_of(other) < row_of(module)}
+  assert not above
+
+
+def test_there_are_no_circles():
+  graph = {module: imports_of(module) for module in MODULES}
+  assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
+
+
+@pytest.mark.parametrize(
+  'arguments',
+  [
+    ['info', 'v2_photo.cgvq'],
+    ['info', 'v1_photo_cgvq.cgvq', '--json'],
+    ['decode', 'v2_photo.cgvq', 'OUT'],
+    ['decode', 'v1_photo_cgvq.cgvq', 'OUT', '--scale', '2'],
+  ],
+  ids=' '.join,
+)
+def test_reading_a_file_loads_no_training_and_no_jax(arguments, tmp_path):
+  script = (
+    'import sys\nfrom cgvq_jax.cli import main\ncode = main(sys.argv[1:])\n'
+    'print(code, *sorted(sys.modules), file=sys.stderr)\n'
+  )
+  arguments = [str(tmp_path / 'x.png') if each == 'OUT' else each for each in arguments]
+  command = [sys.executable, '-c', script, *arguments]
+  environment = {'PYTHONPATH': str(PACKAGE.parent)}
+  done = subprocess.run(command, cwd=GOLDEN, env=environment, capture_output=True, text=True)
+  code, *modules = done.stderr.split()
+  assert code == '0', done.stderr
+  roots = {module.split('.')[0] for module in modules}
+  assert not roots & {'jax', 'jaxlib', 'jaxtyping', 'flax', 'optax', 'orbax', 'scipy', 'matplotlib'}
+  ours = {module for module in modules if module.startswith(('cgvq_jax.methods', 'cgvq_jax.fit.'))}
+  assert ours <= {'cgvq_jax.fit.settings'}  # plain numbers
+
+
+def test_the_package_itself_loads_nothing_but_knows_its_names():
+  script = (
+    'import sys, cgvq_jax as cg\nprint(*[m for m in sys.modules if m.startswith("cgvq_jax.")])\n'
+    'assert set(cg.__all__) <= set(dir(cg))\n'
+    'assert all(getattr(cg, name) is not None for name in cg.__all__)\n'
+  )
+  environment = {'PYTHONPATH': str(PACKAGE.parent), 'JAX_PLATFORMS': 'cpu'}
+  command = [sys.executable, '-c', script]
+  done = subprocess.run(command, env=environment, capture_output=True, text=True)
+  assert (done.returncode, done.stdout.strip()) == (0, ''), done.stderr
