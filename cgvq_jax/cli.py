@@ -8,7 +8,6 @@ import json
 import math
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from PIL import Image
 from cgvq_jax import codec, extensions, metrics, rate_control
 from cgvq_jax.bitstream import container, ordering
 from cgvq_jax.evaluate import baselines
+from cgvq_jax.evaluate.timer import Stopwatch
 from cgvq_jax.fit.settings import PRESETS, FitSettings
 from cgvq_jax.io import datasets, images
 from cgvq_jax.rasterize import renderers
@@ -86,9 +86,9 @@ def _encode(arguments: argparse.Namespace) -> None:
   loaded = images.load(arguments.input)
   for note in loaded.notes:
     say(f'{arguments.input}: {note}')
-  start = time.perf_counter()
+  stopwatch = Stopwatch()
   data = _encoded_to_target(arguments, loaded.pixels, say)
-  seconds = time.perf_counter() - start
+  seconds = stopwatch.elapsed
   try:
     container.write_file(arguments.output, data)
   except container.ContainerError as error:  # the disk's fault and not the command's

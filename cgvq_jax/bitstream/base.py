@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cgvq_jax.bitstream.fields import ContainerError, FieldReader, FieldWriter
+from cgvq_jax.rasterize.limits import CHANNELS, MAX_SIDE
 
 if TYPE_CHECKING:
   from jaxtyping import Int
 
   from cgvq_jax.primitives.gaussians import Gaussians
 
-MAX_SIDE = 65535  # px
 MAX_PIXELS = 1 << 26
-CHANNELS = (1, 3, 4)
 MAX_GAUSSIANS = 1 << 22
 FRAME_BYTES = 9  # of the container around a body: magic, version, CRC
 GAUSSIANS_A_BYTE = 32  # at most: files hold far fewer, and a small hostile one costs little

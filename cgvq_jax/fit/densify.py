@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float
 from cgvq_jax import devices
 from cgvq_jax.extensions import Registry
 from cgvq_jax.fit.stages import BLOCK_STEPS, FitState
-from cgvq_jax.primitives.geometry import CUTOFF_RADIUS, covariance
+from cgvq_jax.primitives.geometry import CUTOFF_RADIUS, covariance, energy
 from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize.api import rasterize
 
@@ -144,12 +144,11 @@ def contribution(gaussians: Gaussians, height: int, width: int) -> Float[Array, 
   |c|^2 pi s1 s2, and 0 where it lies outside of the picture. An upper bound, since its neighbours
   would make up for a part after some steps.
   """
-  energy = jnp.sum(gaussians.color**2, axis=-1) * jnp.pi * jnp.exp(jnp.sum(gaussians.log_scale, -1))
   variance = covariance(gaussians.log_scale, gaussians.rotation)
   extent = CUTOFF_RADIUS * jnp.sqrt(variance[:, ::2])
   size = jnp.array([width, height])
   seen = (gaussians.mean_xy + extent > 0) & (gaussians.mean_xy - extent < size)
-  return jnp.where(jnp.all(seen, axis=-1), energy, 0.0)
+  return jnp.where(jnp.all(seen, axis=-1), energy(gaussians), 0.0)
 
 
 def relocate(

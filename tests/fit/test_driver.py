@@ -47,9 +47,10 @@ def run(gaussians, target, steps=STEPS, optimizer=OPTIMIZER, state=None, between
   stage = stages.plain_stage(
     state, target, steps, optimizer=optimizer, after_block=after_block, **options
   )
-  hooks = driver.Hooks(
-    on_block=lambda stage, state, progress: seen.append((state.current, progress))
-  )
+
+  def on_block(stage, state, progress):
+    seen.append((state.current, progress))
+
   hooks = driver.Hooks(on_block=on_block)
   return driver.run_stage(stage, hooks, implementation=implementation).current, seen
 
