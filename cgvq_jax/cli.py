@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from cgvq_jax import codec, extensions, metrics, rate_control
-from cgvq_jax.bitstream import container
+from cgvq_jax.bitstream import container, ordering
 from cgvq_jax.evaluate import baselines
 from cgvq_jax.fit.settings import PRESETS, FitSettings
 from cgvq_jax.io import datasets, images
@@ -373,7 +373,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   encode.add_argument(
     '--order',
-    choices=container.ORDERS,
+    choices=ordering.ORDERS,
     help="of the papers' methods: the order of the Gaussians in the file (default: sorted, which is"
     ' the shortest)',
   )

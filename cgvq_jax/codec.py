@@ -6,17 +6,14 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cgvq_jax.bitstream import container
 from cgvq_jax.fit.settings import FitSettings
-from cgvq_jax.methods import codebooks
-from cgvq_jax.methods.registry import dequantizers
 from cgvq_jax.primitives.geometry import standard_deviations
 from cgvq_jax.primitives.trees import Gaussians
-from cgvq_jax.quantize import adaptive
-from cgvq_jax.quantize.adaptive import AdaptiveSymbols
 from cgvq_jax.rasterize.api import rasterize
 from cgvq_jax.rasterize.limits import CHANNELS, MAX_SIDE
 
@@ -60,24 +57,14 @@ class Decoded(NamedTuple):
   gaussians: Gaussians
   height: int  # px
   width: int  # px
-  labels: np.ndarray  # [N] int32, the cluster of each Gaussian, or its grade
+  labels: np.ndarray  # [N] int32, the cluster of each Gaussian, or its energy class
 
 
 def decode(data: bytes) -> Decoded:
   """Reads the bytes of a file; raises ContainerError, naming the field, where they are not one."""
   symbols = container.read(data)
-  try:
-    if isinstance(symbols, AdaptiveSymbols):
-      gaussians, labels = adaptive.dequantize(symbols), symbols.energy_class
-    else:
-      gaussians = codebooks.dequantize(symbols, dequantizers(symbols.channels))
-      labels = np.repeat(np.arange(symbols.counts.size), symbols.counts)
-  except ValueError as error:
-    raise container.ContainerError(str(error)) from error
-  for name in ('mean_xy', 'log_scale', 'rotation', 'color'):
-    if not np.all(np.isfinite(getattr(gaussians, name))):
-      raise container.ContainerError(f'{name}: wanted finite values, got NaN or infinity')
-  return Decoded(gaussians, symbols.height, symbols.width, labels.astype(np.int32))
+  gaussians, labels = container.dequantize(symbols)
+  return Decoded(gaussians, symbols.height, symbols.width, labels)
 
 
 def render(decoded: Decoded, scale: float = 1.0) -> Float[np.ndarray, 'H W C']:
@@ -95,7 +82,7 @@ def render(decoded: Decoded, scale: float = 1.0) -> Float[np.ndarray, 'H W C']:
       f'scale: wanted sides of 1 to {MAX_SIDE} px and at most {_MAX_PIXELS} pixels,'
       f' got {scale} x {size}'
     )
-  gaussians = decoded.gaussians
+  gaussians = jax.tree.map(jnp.asarray, decoded.gaussians)
   variance = (standard_deviations(gaussians.log_scale) * scale) ** 2
   wider = variance + max(1 - scale**2, 0.0) / 12
   share = jnp.sqrt(jnp.prod(variance / wider, axis=-1, keepdims=True))

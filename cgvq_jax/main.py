@@ -33,7 +33,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from cgvq_jax import devices, rate_control
-from cgvq_jax.bitstream import container
+from cgvq_jax.bitstream import base, codebooks, ordering
 from cgvq_jax.codec import PRESETS
 from cgvq_jax.evaluate import baselines, report
 from cgvq_jax.fit.api import KNOWN, Recipe
@@ -100,18 +100,18 @@ def job(config: Any) -> dict[str, Any]:
     images.ImageError: the images are not there.
   """
   preset = PRESETS[_name(config, 'preset', PRESETS)]
-  clusters = _numbers(config, 'num_clusters', 0, container.MAX_CLUSTERS)
+  clusters = _numbers(config, 'num_clusters', 0, codebooks.MAX_CLUSTERS)
   return {
     'points': rate_distortion.grid(
       _names(config, 'method', METHODS | ABLATIONS),
-      _numbers(config, 'num_gaussians', 1, container.MAX_GAUSSIANS),
+      _numbers(config, 'num_gaussians', 1, base.MAX_GAUSSIANS),
       [number or None for number in clusters],
       _qualities(config, 'quality'),
     ),
     'settings': rate_distortion.Settings(
       fit=_recipe(config, _number(config, 'fit.steps', 0) or preset.fit_steps, _of_job),
       finetune_steps=_number(config, 'finetune.steps', 0) or preset.finetune_steps,
-      order=_name(config, 'order', container.ORDERS),
+      order=_name(config, 'order', ordering.ORDERS),
     ),
     'classic_codecs': [
       _known('classic', name, baselines.CODECS) for name in _listed(_value(config, 'classic'))
@@ -150,7 +150,7 @@ def _fit(config: Any, name: str) -> fit_study.Fit:
   def at(field: str) -> str:
     return f'recipes.{name}.{field}' if field in own else f'fit.{field}'
 
-  count = _number(config, at('num_gaussians'), 1, container.MAX_GAUSSIANS)
+  count = _number(config, at('num_gaussians'), 1, base.MAX_GAUSSIANS)
   return fit_study.Fit(count, _recipe(config, _number(config, at('steps'), 1), at))
 
 

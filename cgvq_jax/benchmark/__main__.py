@@ -49,9 +49,7 @@ from cgvq_jax import devices
 from cgvq_jax.benchmark import cpu, crosscompile, decoding, entropy, gpu, profiling
 from cgvq_jax.benchmark.scenes import SCENES, USUAL
 from cgvq_jax.io.files import write_atomically
-from cgvq_jax.methods.registry import CODEBOOK_METHODS
-from cgvq_jax.primitives.trees import Gaussians
-from cgvq_jax.quantize.clustered import CodebookSymbols
+from cgvq_jax.methods.registry import METHODS
 from cgvq_jax.rasterize import tiles
 from cgvq_jax.rasterize.pallas import VARIANTS
 
@@ -91,9 +89,13 @@ def _parser() -> argparse.ArgumentParser:
   add('step', lambda _: cpu.fit_steps(), 'One step of a fit.')
   command = add('profile', lambda a: profiling.profile(a.scene, a.stages), 'The parts of a step.')
   command.add_argument('--scene', choices=SCENES, default='kodim15-10k', metavar='NAME')
-  stages = ['fit', *CODEBOOK_METHODS]
+  stages = ['fit', *METHODS]
   command.add_argument(
-    '--stages', choices=stages, default=stages, help=f'of {", ".join(stages)}', **_SEVERAL
+    '--stages',
+    choices=stages,
+    default=['fit', 'gi', 'cgvq', 'cgvq_rd'],
+    help=f'of {", ".join(stages)}',
+    **_SEVERAL,
   )
   command = add(
     'kernels',

@@ -28,6 +28,7 @@ from cgvq_jax.benchmark.scenes import FITTED, SCENES, Scene, Scenes
 from cgvq_jax.benchmark.timer import Timing, repeat
 from cgvq_jax.fit import blocks, optimizers
 from cgvq_jax.fit.losses import l2
+from cgvq_jax.fit.stages import BLOCK_STEPS, initial_state, plain_stage
 from cgvq_jax.io.images import ImageError
 from cgvq_jax.primitives.geometry import CUTOFF, covariance
 from cgvq_jax.primitives.trees import Gaussians
@@ -180,7 +181,7 @@ def measure_xla(scene: Scene, target: Float[Array, 'H W C']) -> dict[str, Any]:
     most_chunks = jax.vmap(lambda bins: bins.most_chunks)(bins)
     return (program, bins), Capacity(int(jnp.max(bins.num_pairs)), int(jnp.max(most_chunks)))
 
-  first = Capacity(*blocks.first_capacity(gaussians.num_gaussians, height, width))
+  first = blocks.first_capacity(gaussians.num_gaussians, height, width)
   (bin_program, bins), capacity = tiles.grow_until_it_fits(first, attempt)
 
   def tile_target(target):
@@ -284,13 +285,10 @@ def _rasterize_line(r: dict[str, Any]) -> str:
 def blocked_step(scene: Scene, target: Float[Array, 'H W C']) -> tuple[float, float]:
   """A block of steps as a fit runs it: seconds of the first call, warm ms a step."""
   optimizer = optimizers.adam(1000)
-  start = blocks.initial_state(scene.gaussians, (), optimizer)
-
-  def block():
-    return blocks.run(start, target, steps=blocks.BLOCK_STEPS, optimizer=optimizer).params
-
-  timing = _timed(block)
-  return timing.first, 1e3 * timing.median / blocks.BLOCK_STEPS
+  start = initial_state(scene.gaussians, (), optimizer)
+  stage = plain_stage(start, blocks.place(target), BLOCK_STEPS, optimizer=optimizer)
+  timing = _timed(lambda: blocks.run_block(stage, start)[0].params)
+  return timing.first, 1e3 * timing.median / BLOCK_STEPS
 
 
 def dense_step(scene: Scene, target: Float[Array, 'H W C']) -> tuple[float, float]:

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cgvq_jax.benchmark.timer import repeat
-from cgvq_jax.bitstream import container, histograms
+from cgvq_jax.bitstream import container, histograms, ordering
 from cgvq_jax.bitstream.ans import Stack, Writer
-from cgvq_jax.quantize.clustered import CodebookSymbols
+from cgvq_jax.quantize.clustered import ATTRIBUTES, CodebookSymbols
 
 _ROUNDS = 7
 _PARAMETER_BITS = 16
@@ -25,20 +25,21 @@ def orders(symbols: CodebookSymbols) -> dict[str, Any]:
   `permutation_bits` is the sum of log2 N_k! over the clusters: the information in the order of the
   Gaussians, which the picture does not need. Milliseconds are medians of warm runs.
   """
-  made = {name: container.write(symbols, order) for name, order in container.ORDERS.items()}
+  ordered = {name: symbols._replace(order=name) for name in ordering.ORDERS}
+  made = {name: container.write(symbols) for name, symbols in ordered.items()}
   total = int(symbols.counts.sum())
   permutation_bits = sum(math.lgamma(count + 1) for count in symbols.counts.tolist()) / math.log(2)
   plain = 8 * len(made['none'])
   row: dict[str, Any] = {'gaussians': total, 'clusters': len(symbols.counts)}
   row['permutation_bits'] = permutation_bits
-  for name, order in container.ORDERS.items():
+  for name, symbols in ordered.items():
     data = made[name]
     row[name] = {
       'bytes': len(data),
       'bpp': 8 * len(data) / (symbols.height * symbols.width),
       'positions': container.sections(data)['positions'],
       'saved_bits': plain - 8 * len(data),
-      'write_ms': 1e3 * repeat(lambda order=order: container.write(symbols, order), _ROUNDS).median,
+      'write_ms': 1e3 * repeat(lambda symbols=symbols: container.write(symbols), _ROUNDS).median,
       'read_ms': 1e3 * repeat(lambda data=data: container.read(data), _ROUNDS).median,
     }
   return row
@@ -55,7 +56,7 @@ def columns(symbols: CodebookSymbols) -> list[dict[str, Any]]:
   and `laplace` have two parameters of 16 bits for each cluster.
   """
   rows = []
-  for attribute in container.ATTRIBUTES[1:]:
+  for attribute in ATTRIBUTES[1:]:
     stream = getattr(symbols, attribute)
     for index, alphabet in enumerate(stream.alphabets):
       values, counts = stream.symbols[:, index], symbols.counts
@@ -122,7 +123,7 @@ def parametric_cost(occurrences: Int[np.ndarray, 'G A'], power: int) -> float:
 
 def order_table(rows: Sequence[dict[str, Any]]) -> str:
   """Bytes of each file in each order, the share of its permutation's bits saved, and times."""
-  names = list(container.ORDERS)
+  names = list(ordering.ORDERS)
   header = ['file', 'N', 'K', 'permutation bits', *(f'{name} bytes' for name in names)]
   header += [f'{name} saves' for name in names[:-1]]
   header += [f'{name} {what} ms' for name in names for what in ('write', 'read')]

@@ -22,7 +22,10 @@ from cgvq_jax import codec, devices
 from cgvq_jax.benchmark.scenes import SCENES, Scene
 from cgvq_jax.benchmark.timer import Clock, Stopwatch, seconds_per_call
 from cgvq_jax.fit import blocks, optimizers
+from cgvq_jax.fit.api import fit_image
 from cgvq_jax.fit.losses import l2
+from cgvq_jax.fit.settings import FitSettings
+from cgvq_jax.fit.stages import BLOCK_STEPS, initial_state, unquantized
 from cgvq_jax.io import datasets, images
 from cgvq_jax.methods import registry
 from cgvq_jax.metrics import psnr
@@ -98,7 +101,7 @@ def measure(
   batch: int,
   floors: Floors,
   *,
-  steps: int = blocks.BLOCK_STEPS,
+  steps: int = BLOCK_STEPS,
   min_seconds: float = MIN_SECONDS,
 ) -> dict[str, Any]:
   """Milliseconds per image of each part, and of whole steps of a fit of the batch."""
@@ -126,15 +129,15 @@ def measure(
   optimizer = optimizers.adam(1000)
   block = partial(
     blocks.block,
-    forward=blocks.free,
+    forward=unquantized,
     loss=l2,
     optimizer=optimizer,
     steps=steps,
-    room=blocks.Capacity(2 * capacity.pairs, capacity.chunks),
+    capacity=capacity._replace(pairs=2 * capacity.pairs),
     implementation=name,
     tile_shape=shape,
   )
-  states = jax.vmap(lambda g: blocks.initial_state(g, (), optimizer))(gaussians)
+  states = jax.vmap(lambda g: initial_state(g, (), optimizer))(gaussians)
   stopwatch = Stopwatch()
   step = jax.jit(jax.vmap(block, in_axes=(0, None, None)), **options)
   step = step.lower(states, None, target).compile()
@@ -187,7 +190,7 @@ def fit_photograph(
   to end: compilation and growth included."""
   picture = datasets.sample_photograph()[:size, :size]
   stopwatch = Stopwatch()
-  fitted = codec.fit_image(jax.random.key(0), jnp.asarray(picture), num_gaussians, steps=steps)
+  fitted = fit_image(picture, num_gaussians, FitSettings(steps=steps))
   image = api.rasterize(fitted, *picture.shape[:2])
   jax.block_until_ready(image)
   seconds = stopwatch.elapsed
@@ -205,7 +208,8 @@ def encode_photograph(steps: int = 1000, size: int | None = None) -> dict[str, A
   """The same photograph, or a part of it, to a file of `cgvq_rd`, from start to end."""
   picture = datasets.sample_photograph()[:size, :size]
   stopwatch = Stopwatch()
-  data = codec.encode(picture, registry.cgvq_rd(), fit_steps=steps, finetune_steps=steps)
+  settings = FitSettings(steps=steps, finetune_steps=steps)
+  data = codec.encode(picture, registry.cgvq_rd(), settings)
   seconds = stopwatch.elapsed
   decoded = images.to_bytes8(codec.render(codec.decode(data)))
   return {
@@ -238,7 +242,7 @@ def measure_all(
   batches: Sequence[int] = BATCHES,
   seconds: float = 300.0,
   min_seconds: float = MIN_SECONDS,
-  steps: int = blocks.BLOCK_STEPS,
+  steps: int = BLOCK_STEPS,
   clock: Clock = time.perf_counter,
 ) -> tuple[list[dict[str, Any]], list[str]]:
   """Prints a table of all candidates by all batches; returns its rows, and why others are missing.

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jaxtyping import Array, Float
 
 from cgvq_jax import devices
 from cgvq_jax.benchmark.scenes import SCENES, Scene, Scenes
 from cgvq_jax.fit import blocks, optimizers
-from cgvq_jax.methods import codebooks
-from cgvq_jax.methods.registry import CODEBOOK_METHODS
-from cgvq_jax.quantize.clusters import cluster
+from cgvq_jax.fit.settings import FitSettings
+from cgvq_jax.fit.stages import BLOCK_STEPS, Stage, initial_state, plain_stage
+from cgvq_jax.methods.registry import make
 
 # Names of `jax.named_scope`s. An operation belongs to the innermost of them that it lies in.
 _PARTS = (
@@ -40,22 +39,15 @@ def parts_of(program_text: str) -> dict[str, str]:
   return parts
 
 
-def _stage(scene: Scene, target: Float[Array, 'H W C'], stage: str) -> tuple[Any, tuple[Any, ...]]:
-  """A program of `blocks.run` and its arguments: 'fit', or a method's name for its fine-tuning."""
-  gaussians, height, width = scene
+def _stage(scene: Scene, target: Float[Array, 'H W C'], name: str) -> Stage:
+  """Steps of the fit, for 'fit'; else the last stage of the method of this name."""
+  gaussians = scene.gaussians
+  if name != 'fit':
+    stages = make(name, gaussians.num_channels).stages(target, FitSettings())
+    return stages[-1](gaussians)
   optimizer = optimizers.adam(1000)
-  state, context, forward = blocks.initial_state(gaussians, (), optimizer), None, blocks.free
-  if stage != 'fit':
-    method = CODEBOOK_METHODS[stage](gaussians.num_channels)
-    labels = cluster(jax.random.key(0), gaussians, method.num_clusters)
-    context = codebooks.make_context(np.asarray(labels), method.num_clusters, height, width)
-    forward = codebooks.through(method)
-    optimizer = codebooks.adam(1000)
-    start = codebooks.initial_state(
-      jax.random.key(0), gaussians, context, target, method, optimizer
-    )
-    state = start.current
-  return blocks.lower_block(state, target, optimizer=optimizer, forward=forward, context=context)
+  start = initial_state(gaussians, (), optimizer)
+  return plain_stage(start, target, BLOCK_STEPS, optimizer=optimizer)
 
 
 def profile(
@@ -68,9 +60,9 @@ def profile(
   print('| scene | stage | part | ms a step | share |')
   print(5 * '|---' + '|')
   for stage in stages:
-    lowered, arguments = _stage(scene, target, stage)
+    lowered, arguments = blocks.lower_block(_stage(scene, target, stage))
     program = lowered.compile(compiler_options=devices.compiler_options())
-    parts = parts_of(program.as_text())
+    parts = parts_of(program.as_text() or '')
     jax.block_until_ready(program(*arguments))
     with tempfile.TemporaryDirectory() as folder:
       with jax.profiler.trace(folder):
@@ -87,7 +79,7 @@ def profile(
       if name in parts:
         spent[parts[name]] += nanoseconds
     for part, nanoseconds in spent.most_common():
-      step_ms = nanoseconds / 1e6 / blocks.BLOCK_STEPS / devices.mesh().size
+      step_ms = nanoseconds / 1e6 / BLOCK_STEPS / devices.mesh().size
       share = nanoseconds / spent.total()
       rows.append(
         {'scene': scene_name, 'stage': stage, 'part': part, 'step_ms': step_ms, 'share': share}

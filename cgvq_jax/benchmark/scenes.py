@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from cgvq_jax import codec
+from cgvq_jax.fit.api import fit_image
+from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.io import datasets, files, images
 from cgvq_jax.primitives.trees import Gaussians
 
@@ -75,8 +76,7 @@ def fitted(
     with np.load(file) as arrays:
       fields = {field: jnp.asarray(arrays[field]) for field in _FIELDS}
     return Scene(Gaussians(**fields), height, width)
-  target = jnp.asarray(pixels)
-  gaussians = codec.fit_image(jax.random.key(0), target, num_gaussians, steps=steps)
+  gaussians = fit_image(pixels, num_gaussians, FitSettings(steps=steps))
   buffer = io.BytesIO()
   arrays: dict[str, Any] = {field: np.asarray(getattr(gaussians, field)) for field in _FIELDS}
   np.savez(buffer, **arrays)

@@ -1,1 +1,1 @@
-"""The file: `container` lays it out, `entropy` codes its integers."""
+"""The file format: `container` finds the version's format, `ans` codes the integers."""

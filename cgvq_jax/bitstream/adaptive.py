@@ -1,40 +1,118 @@
-"""The integers of `quantize.graded` in a stream, each told once what decides its values is known.
+"""Version 2 of the file: `AdaptiveSymbols`, in steps that follow from each Gaussian's energy class.
 
-    boxes | grades | log scales | rotations | cells | colours
+    height width channels method step_index N
+    one stream of coded integers:
+      boxes | energy classes | log scales | rotations | cells | colours
 
-Columns have a histogram for each grade, or share one (`entropy`). Where a grade's steps are so fine
-that its values are many, the histogram is of their high bits and the low ones are stored flat.
+Each number comes after those that decide how many values it has. Columns have a histogram for each
+energy class, or share one (`histograms`). Where an energy class has many values, since its steps
+are fine, the histogram is of their high bits and the low bits are stored flat.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 
-from cgvq_jax.bitstream import boxes as mean_boxes
-from cgvq_jax.bitstream import histograms
-from cgvq_jax.bitstream.ans import Reader, Writer
-from cgvq_jax.quantize import adaptive
-from cgvq_jax.quantize.adaptive import NUM_ENERGY_CLASSES, UNIT, AdaptiveSymbols
+from cgvq_jax.bitstream import base, histograms
+from cgvq_jax.bitstream.ans import Reader, Stack, Writer
+from cgvq_jax.bitstream.fields import ContainerError, FieldReader, FieldWriter
+from cgvq_jax.bitstream.point_sets import put_counts, take_counts
+from cgvq_jax.quantize import adaptive, boxes
+from cgvq_jax.quantize.adaptive import MAX_STEP_INDEX, NUM_ENERGY_CLASSES, AdaptiveSymbols
+from cgvq_jax.quantize.boxes import MAX_OVERHANG
+
+if TYPE_CHECKING:
+  from jaxtyping import Bool, Int
+
+  from cgvq_jax.primitives.gaussians import Gaussians
 
 SECTIONS = ('positions', 'rotation_scale', 'color', 'header')
-MAX_OVERHANG = 1 << 13  # px that the boxes may reach beyond an edge of the picture
+ATTRIBUTES = ('position', 'rotation_scale', 'color')
 _BINS = 16  # of half a turn
-_TERMS = 3  # groups that the first of two numbers makes for the second
-_FLAT = 1 << 16  # numbers that are told once
+_CONTEXTS = 3  # groups of each energy class for a number, by the one coded before it
+_FLAT = 1 << 16  # for integers that are stored once
 
 
-class Shape(NamedTuple):
-  """What the file's fields tell."""
+def write(symbols: AdaptiveSymbols) -> bytes:
+  """The symbols as a body; the Gaussians come back in the order of their boxes.
 
-  height: int
-  width: int
-  channels: int
-  method: str
+  Raises:
+    ContainerError: a field of the symbols is outside the format's limits.
+    ValueError: the integers do not fit each other.
+  """
+  fields = FieldWriter()
+  base.put_front(fields, symbols)
+  fields.varint('step_index', symbols.step_index, 0, MAX_STEP_INDEX)
+  count = fields.varint('Gaussians', len(symbols.energy_class), 1, base.MAX_GAUSSIANS)
+  writer = Writer()
+  _put(writer, symbols)
+  body = bytes(fields.data) + Stack(writer).to_bytes()
+  base.check_gaussians(count, len(body))
+  return body
+
+
+def read(body: bytes) -> AdaptiveSymbols:
+  """The inverse of `write`, but for the order. Raises ContainerError."""
+  return _parse(body)[0]
+
+
+def describe(body: bytes) -> dict[str, Any]:
+  """No clusters; `energy_classes` are the numbers of Gaussians of class 0, 1, ..."""
+  symbols, sections = _parse(body)
+  return {
+    'method': symbols.method,
+    'height': symbols.height,
+    'width': symbols.width,
+    'channels': symbols.channels,
+    'num_gaussians': len(symbols.energy_class),
+    'num_clusters': 0,
+    'counts': [],
+    'energy_classes': np.bincount(symbols.energy_class).tolist(),
+    'order': 'sorted',
+    'quantizers': dict.fromkeys(ATTRIBUTES, 'adaptive'),
+    'sections': sections,
+  }
+
+
+def dequantize(symbols: AdaptiveSymbols) -> tuple[Gaussians, Int[np.ndarray, 'N']]:
+  """The Gaussians and the energy class of each. Raises ValueError as `adaptive.dequantize`."""
+  return adaptive.dequantize(symbols), np.asarray(symbols.energy_class)
+
+
+FORMAT = base.Format(AdaptiveSymbols.version, write, read, describe, dequantize)
+
+
+class _Fields(NamedTuple):
+  """What stands before the stream."""
+
+  front: base.Front
   step_index: int
   count: int
+
+
+def _parse(body: bytes) -> tuple[AdaptiveSymbols, dict[str, int]]:
+  """The integers, and the bytes of each section."""
+  reader = FieldReader(body, 0, len(body), SECTIONS)
+  reader.section = 'header'
+  fields = _Fields(
+    base.take_front(reader),
+    reader.varint('step_index', 0, MAX_STEP_INDEX),
+    reader.varint('Gaussians', 1, base.MAX_GAUSSIANS),
+  )
+  base.check_gaussians(fields.count, len(body))
+  stream = body[reader.position :]
+  try:
+    coded = Reader(stream, SECTIONS)
+    symbols = _take(coded, fields)
+    coded.finish()
+  except ValueError as error:
+    raise ContainerError(f'coded integers: {error}') from error
+  return symbols, base.section_bytes(reader.sizes, coded.bits, len(stream))
+
+
+# --- the stream ---
 
 
 def color_shifts() -> Int[np.ndarray, 'G']:
@@ -49,128 +127,105 @@ def scale_shifts() -> Int[np.ndarray, 'G']:
   )
 
 
-def put(writer: Writer, symbols: AdaptiveSymbols) -> None:
+def _put(writer: Writer, symbols: AdaptiveSymbols) -> None:
   """Codes the integers. Raises ValueError where they do not fit each other or the format."""
   low = np.asarray(symbols.low, np.int64)
-  overhang = _overhangs(low, low + symbols.size, symbols.height, symbols.width)
-  corner, size = _outer(symbols.height, symbols.width, overhang)
+  overhang = boxes.overhangs(low, low + symbols.size, symbols.height, symbols.width)
+  corner, size = boxes.outer(symbols.height, symbols.width, overhang)
   for side in overhang:
     writer.put_uniform(side, MAX_OVERHANG + 1)
   writer.put_uniform(np.asarray(symbols.axes, np.int64).ravel() + 128, 256)
-  grade = np.asarray(symbols.energy_class, np.int64)
-  if not 0 <= grade.min() <= grade.max() < NUM_ENERGY_CLASSES:
-    raise ValueError(
-      f'energy_class: wanted 0..{NUM_ENERGY_CLASSES - 1}, got {grade.min()}..{grade.max()}'
-    )
-  # The order of the boxes is that of everything, so the grades are told after them.
-  order, boxes = mean_boxes.put(writer, low - corner, size)
-  if np.any(boxes.low + corner != low[order]) or np.any(boxes.size != symbols.size[order]):
+  energy_class = np.asarray(symbols.energy_class, np.int64)
+  least, most = energy_class.min(), energy_class.max()
+  if not 0 <= least <= most < NUM_ENERGY_CLASSES:
+    raise ValueError(f'energy_class: wanted 0..{NUM_ENERGY_CLASSES - 1}, got {least}..{most}')
+  # A decoder gets the boxes in the order of the cuts; all other columns follow this order.
+  order, box, depths = boxes.partition(low - corner, size)
+  if np.any(box.low + corner != low[order]) or np.any(box.size != symbols.size[order]):
     raise ValueError('boxes: wanted those that the means are alone in, got others')
-  grade = grade[order]
-  _put_column(writer, grade, np.zeros_like(grade))
+  for depth in depths:
+    put_counts(writer, depth.first, depth.count)
+  energy_class = energy_class[order]
+  _put_column(writer, energy_class, np.zeros_like(energy_class))
 
   first, second = np.asarray(symbols.log_scale, np.int64)[order].T
-  shifts = scale_shifts()[grade]
-  _put_shifted(writer, first, shifts, grade)
-  _put_shifted(writer, second, shifts, _TERMS * grade + _thirds(first, grade))
+  shifts = scale_shifts()[energy_class]
+  _put_shifted(writer, first, shifts, energy_class)
+  _put_shifted(writer, second, shifts, _CONTEXTS * energy_class + _thirds(first, energy_class))
 
-  scale = adaptive.scales(symbols.log_scale[order], grade)
-  turns = adaptive.num_turns(scale, grade)
+  scale = adaptive.scales(symbols.log_scale[order], energy_class)
+  rotations = adaptive.num_rotations(scale, energy_class)
   rotation = np.asarray(symbols.rotation, np.int64)[order]
-  _check_below('rotation', rotation, turns)
-  fine = turns >= _BINS
-  bins = rotation * _BINS // turns
+  _check_below('rotation', rotation, rotations)
+  fine = rotations >= _BINS
+  bins = rotation * _BINS // rotations
   _put_column(writer, bins[fine], np.zeros_like(bins[fine]))
-  start, stop = _bin_bounds(bins, turns, fine)
+  start, stop = _bin_bounds(bins, rotations, fine)
   writer.put_below(rotation - start, stop - start)
 
-  spread, _ = adaptive.spreads(scale, rotation, turns)
-  cells = adaptive.num_cells(boxes.size, spread, grade)
+  spread, _ = adaptive.spreads(scale, rotation, rotations)
+  cells = adaptive.num_cells(box.size, spread, energy_class)
   cell = np.asarray(symbols.cell, np.int64)[order]
   _check_below('cell', cell, cells)
   writer.put_below(cell.ravel(), cells.ravel())
 
-  shifts, context = color_shifts()[grade], np.zeros_like(grade)
+  shifts, context = color_shifts()[energy_class], np.zeros_like(energy_class)
   for level in np.asarray(symbols.color, np.int64)[order].T:
-    _put_shifted(writer, level, shifts, _TERMS * grade + context)
-    context = _sizes(level, shifts)
+    _put_shifted(writer, level, shifts, _CONTEXTS * energy_class + context)
+    context = _magnitudes(level, shifts)
 
 
-def take(reader: Reader, shape: Shape) -> AdaptiveSymbols:
-  """The inverse of `put`, in the order of the boxes. Raises ValueError."""
+def _take(reader: Reader, fields: _Fields) -> AdaptiveSymbols:
+  """The inverse of `_put`, in the order of the boxes. Raises ValueError."""
+  height, width, channels, _ = fields.front
   reader.section = 'header'
   overhang = [int(reader.take_uniform(MAX_OVERHANG + 1, 1)[0]) for _ in range(4)]
-  corner, size = _outer(shape.height, shape.width, overhang)
-  axes = (reader.take_uniform(256, shape.channels**2) - 128).astype(np.int8)
-  axes = axes.reshape(shape.channels, shape.channels)
+  corner, size = boxes.outer(height, width, overhang)
+  axes = (reader.take_uniform(256, channels**2) - 128).astype(np.int8)
   reader.section = 'positions'
-  boxes = mean_boxes.take(reader, shape.count, size)
+  box = boxes.rebuild(fields.count, size, lambda count: take_counts(reader, count))
   reader.section = 'color'
-  grade = _take_column(reader, np.zeros(shape.count, np.int64))
-  if grade.max() >= NUM_ENERGY_CLASSES:
-    raise ValueError(f'energy_class: wanted 0..{NUM_ENERGY_CLASSES - 1}, got {grade.max()}')
+  energy_class = _take_column(reader, np.zeros(fields.count, np.int64))
+  if energy_class.max() >= NUM_ENERGY_CLASSES:
+    raise ValueError(f'energy_class: wanted 0..{NUM_ENERGY_CLASSES - 1}, got {energy_class.max()}')
 
   reader.section = 'rotation_scale'
-  shifts = scale_shifts()[grade]
-  first = _take_shifted(reader, shifts, grade)
-  second = _take_shifted(reader, shifts, _TERMS * grade + _thirds(first, grade))
-  log_scale = np.stack([first, second], axis=-1)
-  scale = adaptive.scales(log_scale, grade)
-  turns = adaptive.num_turns(scale, grade)
-  fine = turns >= _BINS
-  bins = np.zeros_like(turns)
+  shifts = scale_shifts()[energy_class]
+  first = _take_shifted(reader, shifts, energy_class)
+  groups = _CONTEXTS * energy_class + _thirds(first, energy_class)
+  log_scale = np.stack([first, _take_shifted(reader, shifts, groups)], axis=-1)
+  scale = adaptive.scales(log_scale, energy_class)
+  rotations = adaptive.num_rotations(scale, energy_class)
+  fine = rotations >= _BINS
+  bins = np.zeros_like(rotations)
   bins[fine] = _take_column(reader, np.zeros(np.count_nonzero(fine), np.int64))
   if bins.max() >= _BINS:
     raise ValueError(f'rotation: wanted 0..{_BINS - 1} of its high bits, got {bins.max()}')
-  start, stop = _bin_bounds(bins, turns, fine)
+  start, stop = _bin_bounds(bins, rotations, fine)
   rotation = start + reader.take_below(stop - start)
 
   reader.section = 'positions'
-  spread, _ = adaptive.spreads(scale, rotation, turns)
-  cells = adaptive.num_cells(boxes.size, spread, grade)
+  spread, _ = adaptive.spreads(scale, rotation, rotations)
+  cells = adaptive.num_cells(box.size, spread, energy_class)
   cell = reader.take_below(cells.ravel()).reshape(cells.shape)
 
   reader.section = 'color'
-  shifts, context, levels = color_shifts()[grade], np.zeros_like(grade), []
-  for _ in range(shape.channels):
-    levels.append(_take_shifted(reader, shifts, _TERMS * grade + context))
-    context = _sizes(levels[-1], shifts)
+  shifts, context, levels = color_shifts()[energy_class], np.zeros_like(energy_class), []
+  for _ in range(channels):
+    levels.append(_take_shifted(reader, shifts, _CONTEXTS * energy_class + context))
+    context = _magnitudes(levels[-1], shifts)
   return AdaptiveSymbols(
-    *shape[:5],
-    axes=axes,
-    energy_class=grade,
+    *fields.front,
+    step_index=fields.step_index,
+    axes=axes.reshape(channels, channels),
+    energy_class=energy_class,
     log_scale=log_scale,
     rotation=rotation,
-    low=boxes.low + corner,
-    size=boxes.size,
+    low=box.low + corner,
+    size=box.size,
     cell=cell,
     color=np.stack(levels, axis=-1),
   )
-
-
-def boxes_of(
-  means: np.ndarray, height: int, width: int
-) -> tuple[Int[np.ndarray, 'N 2'], Int[np.ndarray, 'N 2']]:
-  """Corners and sizes of the boxes that means, px, are alone in, 1/UNIT px."""
-  places = np.floor(means * UNIT).astype(np.int64)
-  corner, size = _outer(height, width, _overhangs(places, places + 1, height, width))
-  places = np.clip(places - corner, 0, size - 1)
-  order, boxes = mean_boxes.put(Writer(), places, size)
-  back = np.argsort(order)
-  return (boxes.low + corner)[back], boxes.size[back]
-
-
-def _overhangs(low: np.ndarray, high: np.ndarray, height: int, width: int) -> list[int]:
-  """How far boxes reach beyond the left, top, right and bottom edge, whole px up to the most."""
-  far = high.max(axis=0) - UNIT * np.array([width, height])
-  return [int(np.clip(-(side // UNIT), 0, MAX_OVERHANG)) for side in (*low.min(axis=0), *(-far))]
-
-
-def _outer(height: int, width: int, overhang) -> tuple[np.ndarray, np.ndarray]:
-  """Corner and size of the box of all boxes, 1/UNIT px."""
-  left, top, right, bottom = (int(side) for side in overhang)
-  corner = -UNIT * np.array([left, top], np.int64)
-  return corner, UNIT * np.array([width + left + right, height + top + bottom], np.int64)
 
 
 # --- columns ---
@@ -214,7 +269,7 @@ def _take_shifted(reader: Reader, shifts: np.ndarray, group: np.ndarray) -> Int[
 
 
 def _thirds(values: np.ndarray, group: np.ndarray) -> Int[np.ndarray, 'n']:
-  """Whether each value is in the lower, middle or upper third of its group's."""
+  """0, 1 or 2: whether each value is in the lower, middle or upper third of its group."""
   thirds = np.zeros_like(group)
   for member in np.unique(group):
     which = np.flatnonzero(group == member)
@@ -224,15 +279,17 @@ def _thirds(values: np.ndarray, group: np.ndarray) -> Int[np.ndarray, 'n']:
   return thirds
 
 
-def _sizes(levels: np.ndarray, shifts: np.ndarray) -> Int[np.ndarray, 'n']:
-  """0, 1 or 2: nothing, little or more of a colour, for the next one's group."""
-  return np.minimum(np.abs(levels) >> shifts, _TERMS - 1)
+def _magnitudes(levels: np.ndarray, shifts: np.ndarray) -> Int[np.ndarray, 'n']:
+  """0, 1 or 2, the context of the next channel: high bits of |level| are 0, 1, or more."""
+  return np.minimum(np.abs(levels) >> shifts, _CONTEXTS - 1)
 
 
-def _bin_bounds(bins: np.ndarray, turns: np.ndarray, fine: np.ndarray):
-  """The rotations of a bin, from start to before stop; all of them where they are few."""
-  start, stop = (-(-edge * turns // _BINS) for edge in (bins, bins + 1))
-  return np.where(fine, start, 0), np.where(fine, stop, turns)
+def _bin_bounds(
+  bins: Int[np.ndarray, 'n'], rotations: Int[np.ndarray, 'n'], fine: Bool[np.ndarray, 'n']
+) -> tuple[Int[np.ndarray, 'n'], Int[np.ndarray, 'n']]:
+  """The rotations of a bin, from start to before stop; of a Gaussian with few, all of them."""
+  start, stop = (-(-edge * rotations // _BINS) for edge in (bins, bins + 1))
+  return np.where(fine, start, 0), np.where(fine, stop, rotations)
 
 
 def _check_below(name: str, values: np.ndarray, limits: np.ndarray) -> None:

@@ -1,8 +1,8 @@
-"""The coder: integers in and out of one ANS stream, by distributions of integer weights.
+"""Entropy coding: integers in and out of one ANS stream, by distributions of integer weights.
 
-The coder is Duda's asymmetric numeral system (arXiv 1311.2540) as constriction's default AnsCoder
-has it: 32-bit words, 64-bit state, 24-bit probabilities. It is a stack, so what is decoded first
-is encoded last. Every number that a decoder computes is an integer, and the floats handed to
+Duda's asymmetric numeral system (arXiv 1311.2540) as constriction's default AnsCoder has it: 32-bit
+words, 64-bit state, 24-bit probabilities. The stream is a stack, so what is decoded first is
+encoded last. Every number that a decoder computes is an integer, and the floats handed to
 `constriction` are integers below 2^24 that it multiplies by exactly 1, so what one machine encodes
 every machine decodes. docs/FORMAT.md defines each step.
 """
@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import constriction
 import numpy as np
-from jaxtyping import Int
+
+if TYPE_CHECKING:
+  from jaxtyping import Int
 
 PRECISION = 24  # bits of a probability, given by constriction's default coder
 STEPS = 16  # heights in an octave of frequency
@@ -52,7 +54,7 @@ def normalize_frequencies(frequency: Int[np.ndarray, '*G B']) -> Int[np.ndarray,
 
 
 def bit_cost(weights: Int[np.ndarray, '*B']) -> Int[np.ndarray, '*B']:
-  """What a symbol of each weight costs, in 1/1024 bit."""
+  """The bits that a symbol of each weight takes, in 1/1024 bit."""
   return np.rint(COST_UNITS * (PRECISION - np.log2(weights))).astype(np.int64)
 
 
@@ -71,9 +73,9 @@ def categorical(weights: Int[np.ndarray, 'B']) -> Any:
 
 
 class Writer:
-  """CodebookSymbols in the order in which a decoder takes them.
+  """Collects symbols in the order in which a decoder takes them.
 
-  They are pushed last to first, when all of them are known.
+  `push` encodes them, last to first, when all of them are known.
   """
 
   def __init__(self):
@@ -83,13 +85,13 @@ class Writer:
     self._runs.append((np.asarray(symbols, np.int32), model, ()))
 
   def put_uniform(self, symbols: Any, size: int) -> None:
-    """CodebookSymbols below `size`, all alike."""
+    """Symbols below `size`, all equally likely."""
     if size > 1:
       self.put(np.atleast_1d(symbols), _stream.model.Uniform(size))
 
   def put_below(self, symbols: Int[np.ndarray, 'n'], sizes: Int[np.ndarray, 'n']) -> None:
-    """CodebookSymbols below a size of their own each."""
-    symbols, sizes = _told(symbols, sizes)
+    """Symbols that are each below a size of its own, all of these equally likely."""
+    symbols, sizes = _uncertain(symbols, sizes)
     self._runs.append((symbols, _any_uniform, (sizes,)))
 
   def push(self, stack: Stack) -> None:
@@ -99,7 +101,7 @@ class Writer:
 
 
 class Stack:
-  """The stream while it is made: writers push what they hold."""
+  """The stream during encoding: writers push their symbols onto it."""
 
   def __init__(self, *writers: Writer):
     self.coder = _stream.stack.AnsCoder()
@@ -156,8 +158,8 @@ class Reader:
     return _below(self._coder, sizes)
 
   def give_back(self, symbols: Int[np.ndarray, 'n'], sizes: Int[np.ndarray, 'n']) -> None:
-    """Puts uniform symbols on top of what is left to be taken."""
-    symbols, sizes = _told(symbols, sizes)
+    """Encodes uniform symbols onto the rest of the stream: bits to be taken again."""
+    symbols, sizes = _uncertain(symbols, sizes)
     if symbols.size:
       self._coder.encode_reverse(symbols, _any_uniform, sizes)
 
@@ -167,15 +169,15 @@ class Reader:
       raise ValueError('coded stream: wanted its end after the last value, got more')
 
 
-def _told(symbols, sizes):
-  """Of uniform symbols those that a stream holds: one below 1 is 0."""
-  told = sizes > 1
-  return np.asarray(symbols[told], np.int32), np.asarray(sizes[told], np.int32)
+def _uncertain(symbols, sizes):
+  """Without the symbols of size 1, which can only be 0 and take no bits."""
+  uncertain = sizes > 1
+  return np.asarray(symbols[uncertain], np.int32), np.asarray(sizes[uncertain], np.int32)
 
 
 def _below(coder: Any, sizes: Int[np.ndarray, 'n']) -> Int[np.ndarray, 'n']:
   symbols = np.zeros(len(sizes), np.int32)
-  told = sizes > 1
-  if told.any():
-    symbols[told] = coder.decode(_any_uniform, np.asarray(sizes[told], np.int32))
+  uncertain = sizes > 1
+  if uncertain.any():
+    symbols[uncertain] = coder.decode(_any_uniform, np.asarray(sizes[uncertain], np.int32))
   return symbols

@@ -17,7 +17,7 @@ _VARINT_BYTES = 5
 
 
 class ContainerError(ValueError):
-  """A file, or symbols meant for one, that break the format: the field, wanted, got."""
+  """A file, or symbols to be written to one, that break the format: the field, wanted, got."""
 
 
 class FieldWriter:

@@ -1,11 +1,11 @@
-"""Columns of integers: histograms told in few bits, and the values by them.
+"""Columns of integers: compact histograms, and the values coded by them.
 
-A column is n integers below its alphabet, in G groups that follow each other (the clusters). It
-has one common histogram; a group may bring its own where that is cheaper, tables included. A
-histogram is a piecewise linear log density: levels at every 2^i-th bin, straight lines between
-them, so that the bell of a 600-member cluster costs about 35 bits and a large, rough column can
-still have every bin told. Columns of many bits code the histogram of their high bits only and
-store the low bits flat.
+A column is n integers below its alphabet, in G groups that follow each other (the clusters). It has
+one common histogram; a group may have its own where that takes fewer bits, the histogram's
+included. A histogram is a piecewise linear log density: levels at every 2^i-th bin, straight lines
+between them, so that the bell of a 600-member cluster takes about 35 bits and a large, rough column
+can still have a level for every bin. Columns of many bits have a histogram of their high bits only
+and store the low bits flat.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from cgvq_jax.bitstream.ans import (
   COST_UNITS,
@@ -31,12 +30,15 @@ from cgvq_jax.bitstream.ans import (
   uniform_cost,
 )
 
+if TYPE_CHECKING:
+  from jaxtyping import Float, Int
+
 MAX_ALPHABET = 1 << 16
 RESOLUTIONS = (1, 4)  # levels in an octave
 DECAYS = (8, 16, 32)  # heights lost for each level of difference between neighbouring knots
 MAX_HIGH_BITS = 10  # a histogram has at most 2^10 bins
 _TRIED_HIGH_BITS = (6, 8)
-_MANY_VALUES = 512  # fewer cannot tell more than 2^6 bins apart
+_MANY_VALUES = 512  # fewer are too few to estimate more than 2^6 bins
 _NEVER = 1 << 60  # a cost
 
 
@@ -48,15 +50,15 @@ class Layout(NamedTuple):
 
 
 class Histogram(NamedTuple):
-  """A distribution over bins, and what the file tells of it."""
+  """A distribution over bins, and the integers that store it."""
 
   kind: int  # 0: flat; otherwise 1 + the index in `shapes(num_bins)`
   levels: Int[np.ndarray, 'M']  # at the knots, 0..OCTAVES * resolution; none when flat
   weights: Int[np.ndarray, 'B']  # probabilities in units of 2^-24
 
 
-class _Told(NamedTuple):
-  """A histogram as a file tells it; a spacing of 0 is the flat one."""
+class _Stored(NamedTuple):
+  """A histogram as it is stored; a spacing of 0 is the flat one."""
 
   spacing: int
   resolution: int
@@ -73,7 +75,7 @@ class Plan(NamedTuple):
 
 
 class Model(NamedTuple):
-  """What coding the values of a column takes; None where nothing is stored."""
+  """The distributions that code the values of a column."""
 
   shift: int  # low bits, which are stored flat
   groups: list[Any]  # constriction's model of the high bits in each group, None in an empty one
@@ -95,12 +97,12 @@ def _spacings(num_bins: int) -> list[int]:
 
 @functools.cache
 def shapes(num_bins: int) -> list[tuple[int, int, int]]:
-  """The ways to tell a histogram: (bins between knots, levels in an octave, decay)."""
+  """The ways to store a histogram: (bins between knots, levels in an octave, decay)."""
   return list(itertools.product(_spacings(num_bins), RESOLUTIONS, DECAYS))
 
 
 def knots(num_bins: int, spacing: int) -> int:
-  """Knots at bins 0, spacing, 2 spacing, ...: the last one at or behind the last bin."""
+  """Knots at bins 0, spacing, 2 spacing, ...: the last one at or after the last bin."""
   return -(-(num_bins - 1) // spacing) + 1
 
 
@@ -162,8 +164,8 @@ def _height_table() -> Int[np.ndarray, 'H']:
 def _knot_heights(occurrences: Int[np.ndarray, 'G B'], spacing: int) -> Int[np.ndarray, 'G M']:
   """The height of the mean frequency under the tent around each knot.
 
-  Maximum likelihood would iterate from here; it saves 0.1 % of the bytes. The products are
-  float64 for speed, of integers below 2^53: exact.
+  Maximum likelihood would iterate from here; it saves 0.1 % of the bytes. The products are in
+  float64 for speed and exact, since the integers stay below 2^53.
   """
   tents = _tents(occurrences.shape[-1], spacing)
   frequency = STEPS * (occurrences.astype(np.float64) @ tents) // tents.sum(axis=0)
@@ -205,10 +207,10 @@ def _fit(
 
 
 def _plan(occurrences: Int[np.ndarray, 'G B'], high_bits: int) -> Plan:
-  """Splits the groups in those that share the common histogram and those that bring their own.
+  """Splits the groups into those that share the common histogram and those that have their own.
 
   Starts with all groups sharing; then lets the groups choose and fits the common histogram to
-  those that still share, at most twice; keeps the cheapest of what it saw.
+  those that still share, at most twice; returns the cheapest plan seen.
   """
   num_groups, num_bins = occurrences.shape
   own, own_cost = _fit(occurrences)
@@ -242,7 +244,7 @@ def _share_weights(num_shares: int, num_groups: int) -> Int[np.ndarray, '2']:
 
 
 def put_model(writer: Writer, values: Int[np.ndarray, 'n'], layout: Layout) -> Model | None:
-  """Chooses the histograms for a column's values, and codes them.
+  """Chooses the histograms for a column's values, and codes them; None if nothing needs coding.
 
   Raises:
     ValueError: the column has another length than its counts say, or a value outside its alphabet.
@@ -271,7 +273,7 @@ def put_model(writer: Writer, values: Int[np.ndarray, 'n'], layout: Layout) -> M
 
 
 def take_model(reader: Reader, layout: Layout) -> Model | None:
-  """The inverse of `put_model`. Raises ValueError where a histogram is none."""
+  """The inverse of `put_model`. Raises ValueError on an invalid histogram."""
   counts = np.asarray(layout.counts, np.int64)
   num_groups = int(np.count_nonzero(counts))
   if num_groups == 0 or layout.alphabet == 1:
@@ -283,8 +285,8 @@ def take_model(reader: Reader, layout: Layout) -> Model | None:
   num_shares = int(reader.take_uniform(num_groups + 1, 1)[0])
   share_model = categorical(_share_weights(num_shares, num_groups))
   shares = reader.take(share_model, num_groups).astype(bool)
-  told = [common, *(_take_levels(reader, num_bins) for _ in range(np.count_nonzero(~shares)))]
-  models = [categorical(row) for row in _weights(told, num_bins)]
+  stored = [common, *(_take_levels(reader, num_bins) for _ in range(np.count_nonzero(~shares)))]
+  models = [categorical(row) for row in _weights(stored, num_bins)]
   # The first is the common one, then those of the groups that do not share, in order.
   which = np.where(shares, 0, np.cumsum(~shares))
   return _model(shift, counts, [models[i] for i in which])
@@ -352,27 +354,27 @@ def _put_histogram(writer: Writer, histogram: Histogram) -> None:
     writer.put(np.diff(histogram.levels) + top, _decay_model(resolution, decay))
 
 
-def _take_levels(reader: Reader, num_bins: int) -> _Told:
+def _take_levels(reader: Reader, num_bins: int) -> _Stored:
   """A stored histogram, not yet expanded."""
   known = shapes(num_bins)
   kind = reader.take_uniform(1 + len(known), 1)[0]
   if kind == 0:
-    return _Told(0, 0, np.zeros(0, np.int64))
+    return _Stored(0, 0, np.zeros(0, np.int64))
   spacing, resolution, decay = known[kind - 1]
   top = OCTAVES * resolution
   first = reader.take_uniform(top + 1, 1)
   differences = reader.take(_decay_model(resolution, decay), knots(num_bins, spacing) - 1) - top
   levels = np.cumsum(np.concatenate([first, differences]), dtype=np.int64)
-  return _Told(spacing, resolution, levels)
+  return _Stored(spacing, resolution, levels)
 
 
-def _weights(told: list[_Told], num_bins: int) -> Int[np.ndarray, 'G B']:
-  """The weights of stored histograms, those of one kind together: K costs next to nothing."""
-  weights = np.tile(_flat(num_bins).weights, (len(told), 1))
-  kinds = [(spacing, resolution) for spacing, resolution, _ in told]
+def _weights(stored: list[_Stored], num_bins: int) -> Int[np.ndarray, 'G B']:
+  """The weights of stored histograms, computed for all of one kind at once, which is faster."""
+  weights = np.tile(_flat(num_bins).weights, (len(stored), 1))
+  kinds = [(spacing, resolution) for spacing, resolution, _ in stored]
   for kind in set(kinds) - {(0, 0)}:
     rows = [i for i, other in enumerate(kinds) if other == kind]
-    levels = np.stack([told[i].levels for i in rows])
+    levels = np.stack([stored[i].levels for i in rows])
     top = OCTAVES * kind[1]
     if levels.min() < 0 or levels.max() > top:
       raise ValueError(f'histogram levels: wanted 0..{top}, got {levels.min()}..{levels.max()}')

@@ -1,11 +1,11 @@
-"""What a set of Gaussians saves by having no order, and the ways to save it.
+"""The order of the Gaussians: it does not matter to the picture, so it should take no bits.
 
-N things in a fixed order cost log2 N! bits more than the set of them. Three ways to code the
-columns of all attributes, cluster by cluster:
+N rows in a fixed order take log2 N! bits more than the set of them. Three ways to code the columns
+of all attributes, cluster by cluster, by their names in ORDERS:
 
-    put_sorted     positions as sets, everything else in the order of the positions
-    put_bits_back  in an order that the bits already written have chosen, which gives them back
-    put_plain      in the order given, which is kept
+    sorted     positions as point sets, everything else in the order of the positions
+    bits_back  in an order chosen by bits of the stream, which a decoder gets back from the order
+    none       in the order given, which is kept
 """
 
 from __future__ import annotations
@@ -13,21 +13,24 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int
 
 from cgvq_jax.bitstream import histograms, point_sets
 from cgvq_jax.bitstream.ans import Reader, Stack, Writer
 from cgvq_jax.bitstream.histograms import Layout
 
-# Of every attribute, positions first: rows of symbols [N, S] and the alphabets of their columns.
-Rows = Sequence[Int[np.ndarray, 'N S']]
-Alphabets = Sequence[Sequence[int]]
-Counts = Int[np.ndarray, 'K']
-# (what was written before, rows, alphabets, counts) -> the stream, and how many rows are plain;
-# None where the positions are sets.
-Put = Callable[[Writer, Rows, Alphabets, Counts], tuple[Stack, int | None]]
+if TYPE_CHECKING:
+  from jaxtyping import Int
+
+  # Of every attribute, positions first: rows of symbols and the alphabets of their columns.
+  Rows = Sequence[Int[np.ndarray, 'N S']]
+  Alphabets = Sequence[Sequence[int]]
+  Counts = Int[np.ndarray, 'K']
+  # (what comes first in the stream, rows, alphabets, counts) -> the stream, and how many rows are
+  # plain; None where the positions are point sets.
+  Put = Callable[[Writer, Rows, Alphabets, Counts], tuple[Stack, int | None]]
 
 
 def canonical(rows: Rows, counts: Counts) -> list[Int[np.ndarray, 'N S']]:
@@ -41,7 +44,7 @@ def canonical(rows: Rows, counts: Counts) -> list[Int[np.ndarray, 'N S']]:
 def put_sorted(
   writer: Writer, rows: Rows, alphabets: Alphabets, counts: Counts
 ) -> tuple[Stack, None]:
-  """Positions as sets, `point_sets.put`; the columns of the others in canonical order."""
+  """Positions as point sets; the columns of the other attributes in canonical order."""
   position, *others = canonical(rows, counts)
   point_sets.put(writer, position, alphabets[0], counts)
   for values, sizes in zip(others, alphabets[1:], strict=True):
@@ -78,9 +81,9 @@ def put_bits_back(
   """GaussianImage's partial bits-back coding (section 3.3, after Townsend et al. 2019).
 
   The first P rows are coded plainly, P the least whose bits are enough to choose an order of the
-  others: sum over k <= P of R_k >= sum over clusters of log2 (rows of it that are left)!. The
-  order is decoded from these bits, which vanish from the stream, and the other rows are coded in
-  it. Whoever has decoded them knows the order and with it the bits.
+  others: sum over k <= P of R_k >= sum over clusters of log2 (rows of it that are left)!. An order
+  of the other rows is decoded from these bits, which leave the stream, and the rows are coded in
+  this order. A decoder that has read them knows their order, and encodes it to get the bits back.
   """
   rows, counts = canonical(rows, counts), np.asarray(counts, np.int64)
   models = _put_models(writer, rows, alphabets, counts)
@@ -121,12 +124,16 @@ def take_sequence(
   left = _take_rows(reader, models, alphabets, left_counts, sections)
   if left_counts.any():
     reader.section = sections[0]
-    told, left = left, canonical(left, left_counts)
-    order = _found(told, left, left_counts)
+    stored, left = left, canonical(left, left_counts)
+    order = _found(stored, left, left_counts)
     before, equal = _steps(order, left_counts)
     reader.give_back(before + reader.take_below(equal), _choices(left_counts))
   plain = _take_rows(reader, models, alphabets, plain_counts, sections)
   return [np.concatenate(parts) for parts in zip(plain, left, strict=True)]
+
+
+# The shortest files first; only `none` keeps the order given.
+ORDERS: dict[str, Put] = {'sorted': put_sorted, 'bits_back': put_bits_back, 'none': put_plain}
 
 
 def split(num_plain: int, counts: Counts) -> tuple[Counts, Counts]:
@@ -167,33 +174,33 @@ def _take_rows(reader: Reader, models, alphabets: Alphabets, counts: Counts, sec
   return rows
 
 
-# --- an order as choices: which of the rows that are left comes next ---
+# --- an order as choices: which of the remaining rows comes next ---
 
 
 def _choices(counts: Counts) -> Int[np.ndarray, 'n']:
-  """The number of rows left, for each row of each cluster: n, n - 1, ..., 1."""
+  """The number of remaining rows, for each row of each cluster: n, n - 1, ..., 1."""
   return np.repeat(np.cumsum(counts), counts) - np.arange(counts.sum())
 
 
 def _ranks(rows: Rows, counts: Counts) -> Int[np.ndarray, 'n']:
-  """Of canonical rows: the index of the first row that is equal."""
+  """For each of the canonical rows the index of the first row that equals it."""
   whole = np.concatenate(rows, axis=1)
   new = np.concatenate([[True], (whole[1:] != whole[:-1]).any(axis=1)])[: len(whole)]
   new[(np.cumsum(counts) - counts)[counts > 0]] = True
   return np.maximum.accumulate(np.where(new, np.arange(len(whole)), 0))
 
 
-def _found(told: Rows, rows: Rows, counts: Counts) -> Int[np.ndarray, 'n']:
-  """The ranks of rows in the order in which they were told; `rows` are the same, canonical."""
+def _found(stored: Rows, rows: Rows, counts: Counts) -> Int[np.ndarray, 'n']:
+  """The ranks of rows in the order in which they are stored; `rows` are the same, canonical."""
   cluster = np.repeat(np.arange(len(counts)), counts)
-  columns = [column for array in told for column in array.T]
+  columns = [column for array in stored for column in array.T]
   ranks = np.zeros(len(cluster), np.int64)
   ranks[np.lexsort((*columns[::-1], cluster))] = _ranks(rows, counts)
   return ranks
 
 
 def _choose(ranks, digits, counts: Counts) -> Int[np.ndarray, 'n']:
-  """The ranks in the order that the digits tell."""
+  """The ranks in the order given by the digits, each an index among the remaining rows."""
   order = []
   for part in np.split(np.arange(len(ranks)), np.cumsum(counts)[:-1]):
     left = ranks[part].tolist()
@@ -202,7 +209,7 @@ def _choose(ranks, digits, counts: Counts) -> Int[np.ndarray, 'n']:
 
 
 def _steps(order, counts: Counts) -> tuple[Int[np.ndarray, 'n'], Int[np.ndarray, 'n']]:
-  """For each row in order: how many of those left are before it, and how many are equal to it."""
+  """For each row in order: how many of the remaining are less than it, and how many equal it."""
   before, equal = [], []
   for part in np.split(np.asarray(order), np.cumsum(counts)[:-1]):
     left = sorted(part.tolist())

@@ -1,12 +1,12 @@
-"""Sets of rows: what has no order is stored without one.
+"""Point sets: rows of integers that are stored without their order.
 
-n rows of D integers in a box are coded by halving: the box is cut across its longest side, the
-number of rows in the first half is coded, and both halves go on, until a box holds one row, whose
-place is then coded flat, or one cell. n rows in any order cost log2 n! bits more; and where rows
-crowd together, the counts are far from even and told cheaply.
+n rows of D integers in a box are coded by halving (`quantize.boxes`): the box is cut across its
+longest side, the number of rows in its first half is coded, and both halves are cut again, until a
+box holds one row, whose place in it is coded flat, or one cell. n rows in a fixed order would take
+log2 n! bits more; and where rows are crowded, the counts are far from even and take few bits.
 
-How far from even is told for each depth: a count of n follows the beta-binomial distribution of
-both parameters alpha, which is flat at 1 and binomial at infinity.
+How far from even is stored for each depth: the first half's count of n rows has the beta-binomial
+distribution with both parameters alpha, which is flat at 1 and binomial at infinity.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Int
 
 from cgvq_jax.bitstream import histograms
 from cgvq_jax.bitstream.ans import (
@@ -30,23 +29,14 @@ from cgvq_jax.bitstream.ans import (
   frequencies,
   normalize_frequencies,
 )
+from cgvq_jax.quantize.boxes import Boxes, cuts, halves, kinds
+
+if TYPE_CHECKING:
+  from jaxtyping import Int
 
 ALPHAS = (1, 2, 4, 8, 16, 32, 64, 0)  # 0: infinite
 MAX_COUNT = 255  # larger counts are coded flat: they are few
 _LOG_UNITS = 256  # logarithms are integers, in 1/256 octave
-
-
-class Boxes(NamedTuple):
-  """The boxes of one depth that are not empty."""
-
-  group: Int[np.ndarray, 'm']
-  low: Int[np.ndarray, 'm D']
-  size: Int[np.ndarray, 'm D']  # >= 1
-  count: Int[np.ndarray, 'm']  # rows inside, >= 1
-
-  def where(self, mask) -> Boxes:
-    index = np.flatnonzero(mask)  # several times faster than the mask, for rows
-    return Boxes(*(np.take(field, index, axis=0) for field in self))
 
 
 def put(
@@ -55,7 +45,7 @@ def put(
   alphabets: Sequence[int],
   counts: Sequence[int] | Int[np.ndarray, 'G'],
 ) -> None:
-  """Codes the rows of each group, whose order is lost.
+  """Codes the rows of each group, without their order.
 
   `counts` rows belong to each group, one after the other, their columns below `alphabets`.
   """
@@ -96,9 +86,9 @@ def take(
   counts = np.asarray(counts, np.int64)
   if not counts.any():
     return np.zeros((0, len(alphabets)), np.int32)
-  told = [histograms.Layout(alphabet, [int(np.count_nonzero(counts))]) for alphabet in alphabets]
+  layouts = [histograms.Layout(alphabet, [int(np.count_nonzero(counts))]) for alphabet in alphabets]
   top = np.zeros((len(counts), len(alphabets)), np.int64)
-  top[counts > 0] = np.stack([histograms.take_column(reader, layout) for layout in told], axis=1)
+  top[counts > 0] = np.stack([histograms.take_column(reader, layout) for layout in layouts], axis=1)
   boxes = _outer(top, counts)
   groups, found = [], []
   while boxes.count.size:
@@ -123,41 +113,12 @@ def in_order(rows: Int[np.ndarray, 'n D'], counts: Int[np.ndarray, 'G']) -> bool
   return bool(np.all(np.lexsort((*rows.T[::-1], group)) == np.arange(len(rows))))
 
 
-# --- boxes ---
-
-
 def _outer(top: Int[np.ndarray, 'G D'], counts: Int[np.ndarray, 'G']) -> Boxes:
+  """The box 0..top of each group that is not empty."""
   top, counts = top.astype(np.int32), counts.astype(np.int32)
   group = np.arange(len(counts), dtype=np.int32)
   boxes = Boxes(group, np.zeros_like(top), top + 1, counts)
   return boxes.where(counts > 0)
-
-
-def kinds(boxes: Boxes) -> tuple[np.ndarray, np.ndarray]:
-  """Masks of the boxes whose one row has a place to be told, and of those to be cut."""
-  room = (boxes.size > 1).any(axis=1)
-  return room & (boxes.count == 1), room & (boxes.count > 1)
-
-
-def cuts(boxes: Boxes) -> tuple[np.ndarray, np.ndarray]:
-  """The longest side of each box, the first of equals, and where its second half begins."""
-  side = np.argmax(boxes.size, axis=1)
-  box = np.arange(len(side))
-  return side, boxes.low[box, side] + (boxes.size[box, side] + 1) // 2
-
-
-def halves(boxes: Boxes, side, cut, first) -> tuple[Boxes, Int[np.ndarray, 'm2']]:
-  """Both halves of each box, next to each other and without the empty ones; and for each half of
-  each box its index among them."""
-  box = np.arange(len(side))
-  low, size = (np.repeat(array, 2, axis=0) for array in (boxes.low, boxes.size))
-  before = cut - boxes.low[box, side]
-  low[2 * box + 1, side] = cut
-  size[2 * box, side] = before
-  size[2 * box + 1, side] -= before
-  count = np.stack([first, boxes.count - first], axis=1).ravel()
-  halves = Boxes(np.repeat(boxes.group, 2), low, size, count)
-  return halves.where(count > 0), np.cumsum(count > 0) - 1
 
 
 # --- counts ---
@@ -175,11 +136,11 @@ def log_sums(size: int) -> Int[np.ndarray, 'size']:
 
 @functools.cache
 def count_weights(alpha: int) -> Int[np.ndarray, 'n B']:
-  """Row n: the weights of 0..n rows in the first half, of n; zeros behind."""
+  """Row n: the weights of 0..n rows in the first half, of n; the rest is zeros."""
   n, first = np.ogrid[: MAX_COUNT + 1, : MAX_COUNT + 1]
   second = np.maximum(n - first, 0)
   sums = log_sums(MAX_COUNT + max(ALPHAS) + 1)
-  # Beta-binomial: (first + alpha - 1)! / first! times the same of the second, but for a constant.
+  # Beta-binomial: (first + alpha - 1)! / first! times the same of the second, up to a constant.
   logs = -sums[first] - sums[second]
   if alpha:
     logs = logs + sums[first + alpha - 1] + sums[second + alpha - 1]
@@ -213,7 +174,7 @@ def _by_count(count: Int[np.ndarray, 'm']):
 
 
 def put_counts(writer: Writer, first: Int[np.ndarray, 'm'], count: Int[np.ndarray, 'm']) -> None:
-  """How many rows of each box are in its first half; all boxes have one depth."""
+  """Codes how many rows of each box are in its first half; all boxes are of one depth."""
   few = count <= MAX_COUNT
   cell = count[few] * (MAX_COUNT + 1) + first[few]
   costs = [np.take(_count_costs(alpha), cell).sum() for alpha in ALPHAS]

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-  """Writes a file that appears whole or not at all, whenever the process is killed.
+  """Writes a file that appears whole or not at all, whenever the process or the machine stops.
 
   The data goes to a temporary name in the same folder, because only within one file system a
-  rename replaces the old file in one step.
+  rename replaces the old file in one step, and to the disk before the rename.
 
   Raises:
     OSError: the folder does not exist, or the file cannot be written.
   """
   path = Path(path)
-  temporary = path.parent / f'.{secrets.token_hex(8)}.tmp'
+  temporary = path.parent / f'.{os.urandom(8).hex()}.tmp'
   try:
-    temporary.write_bytes(data)
+    with temporary.open('xb') as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)

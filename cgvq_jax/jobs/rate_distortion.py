@@ -73,7 +73,7 @@ class Settings(NamedTuple):
 
   fit: Recipe = Recipe()
   finetune_steps: int = 500
-  order: str = 'sorted'  # a key of container.ORDERS
+  order: str = 'sorted'  # a key of ordering.ORDERS
 
 
 class Outcome(NamedTuple):
@@ -239,7 +239,7 @@ def _make(task: _Task, pixels: Float[np.ndarray, 'H W C'], every: float) -> dict
       finetune_steps=task.settings.finetune_steps,
       seed=task.settings.fit.seed,
       **task.settings.fit.functions(),
-      order=container.ORDERS[task.settings.order],
+      order=task.settings.order,
       resume=keeper.resume,
       on_block=keeper.on_block,
     )

@@ -7,7 +7,7 @@ straight-through gradient (CGVQ poster; GaussianImage, section 3.2).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -18,7 +18,8 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from cgvq_jax.bitstream.container import MAX_CLUSTERS, ORDERS
+from cgvq_jax.bitstream.codebooks import MAX_CLUSTERS
+from cgvq_jax.bitstream.ordering import ORDERS
 from cgvq_jax.fit import optimizers
 from cgvq_jax.fit.api import fit_stage, functions_of
 from cgvq_jax.fit.blocks import place
@@ -40,12 +41,16 @@ from cgvq_jax.metrics import psnr
 from cgvq_jax.primitives.geometry import canonical
 from cgvq_jax.primitives.sensitivity import sensitivity
 from cgvq_jax.primitives.trees import Gaussians
-from cgvq_jax.quantize.base import Params, Quantizer
-from cgvq_jax.quantize.clustered import CodebookSymbols, Stream
+from cgvq_jax.quantize.base import Dequantizer, Params, Quantizer
+from cgvq_jax.quantize.clustered import (
+  ATTRIBUTES,
+  CodebookSymbols,
+  Stream,
+  columns_of,
+  dequantize,
+)
 from cgvq_jax.quantize.clusters import Clusters, cluster, join, layout, split
 from cgvq_jax.rasterize.api import rasterize
-
-ATTRIBUTES = ('position', 'rotation_scale', 'color')
 
 
 @struct.dataclass
@@ -74,7 +79,7 @@ class CodebookMethod(NamedTuple):
   position: Quantizer  # rows [x, y], -1..1 from edge to edge of the image
   rotation_scale: Quantizer  # rows [rotation, log s1, log s2]
   color: Quantizer  # rows of C channels
-  order: str = 'sorted'  # of the Gaussians in the file, a key of container.ORDERS
+  order: str = 'sorted'  # of the Gaussians in the file, a key of ordering.ORDERS
 
   @property
   def quantizers(self) -> Quantizers:
@@ -227,11 +232,6 @@ def through(quantizers: Quantizers) -> ForwardFn:
   return forward
 
 
-def columns_of(channels: int) -> dict[str, int]:
-  """The columns of each attribute's rows."""
-  return dict(zip(ATTRIBUTES, (2, 3, channels), strict=True))
-
-
 @partial(jax.jit, static_argnames='quantizers')
 def _initial_params(key, gaussians, context, squared_error, quantizers):
   def init(quantizer: Quantizer, rows, steps, key):
@@ -270,9 +270,7 @@ def quantize(
   trained: Trained = state.params
   params = jax.tree.map(jnp.add, trained.quantizers, state.carry)
   tables = _each(method.quantizers, lambda quantizer, p: quantizer.tabulate(p), params)
-  restored = _each(
-    method.quantizers, lambda quantizer, t: quantizer.restore(t, quantizer.alphabets), tables
-  )
+  restored = _each(method.quantizers, lambda q, t: q.dequantizer.restore(t, q.alphabets), tables)
   symbols = _symbols(restored, trained.gaussians, context, method.quantizers)
   mask = np.asarray(context.clusters.mask)
 
@@ -287,48 +285,16 @@ def quantize(
     channels=trained.gaussians.num_channels,
     method=method.name,
     counts=np.asarray(context.clusters.counts, np.int32),
+    order=method.order,
     **{a: getattr(streams, a) for a in ATTRIBUTES},
   )
 
 
-@partial(jax.jit, static_argnums=0)
-def _dequantize(dequantize, params: Params, symbols, clusters: Clusters):
-  return join(jax.vmap(dequantize)(params, split(symbols, clusters)), clusters)
-
-
-def dequantize(symbols: CodebookSymbols, quantizers: dict[str, Quantizer]) -> Gaussians:
-  """Gaussians from the integers of a file: table look-ups, cluster by cluster.
-
-  Raises ValueError, naming the attribute, on a quantizer that is not among `quantizers` and on
-  tables that do not fit it, the alphabets or the number of channels.
-  """
-  counts = np.asarray(symbols.counts)
-  clusters = layout(np.repeat(np.arange(counts.size), counts), counts.size)
-
-  def dequantize(attribute: str, columns: int):
-    stream: Stream = getattr(symbols, attribute)
-    if stream.quantizer not in quantizers:
-      known = sorted(quantizers)
-      raise ValueError(f'{attribute} quantizer: wanted one of {known}, got {stream.quantizer!r}')
-    quantizer = quantizers[stream.quantizer]
-    try:
-      params = quantizer.restore(stream.tables, stream.alphabets)
-    except ValueError as error:
-      raise ValueError(f'{attribute}: {stream.quantizer}: {error}') from error
-    rows = _dequantize(quantizer.dequantize, params, jnp.asarray(stream.symbols), clusters)
-    if rows.shape[1] != columns:
-      raise ValueError(f'{attribute}: wanted {columns} columns, got {rows.shape[1]}')
-    return rows
-
-  rows = Rows(**{a: dequantize(a, n) for a, n in columns_of(symbols.channels).items()})
-  return from_rows(rows, jnp.array([symbols.width, symbols.height], jnp.float32))
-
-
 def decoded_psnr(
-  symbols: CodebookSymbols, target: np.ndarray, quantizers: dict[str, Quantizer]
+  symbols: CodebookSymbols, target: np.ndarray, dequantizers: Mapping[str, Dequantizer]
 ) -> float:
   """PSNR (dB) of the 8-bit image that the symbols decode to."""
-  image = rasterize(dequantize(symbols, quantizers), symbols.height, symbols.width)
+  image = rasterize(dequantize(symbols, dequantizers), symbols.height, symbols.width)
   return psnr(to_bytes8(target), to_bytes8(np.asarray(image)))
 
 
@@ -373,14 +339,14 @@ def finetune_stage(
   height, width, _ = target.shape
   optimizer = adam(settings.finetune_steps)
   start = initial_finetune_state(key, gaussians, context, target, method, optimizer)
-  quantizers = {getattr(method, a).name: getattr(method, a) for a in ATTRIBUTES}
+  dequantizers = {q.name: q.dequantizer for q in method.quantizers}
   pixels = np.asarray(target)
 
   def symbols_of(state: FitState) -> CodebookSymbols:
     return quantize(state, context, method, height, width)
 
   def with_best(current: FitState, best: Best) -> tuple[StageState, float]:
-    psnr = decoded_psnr(symbols_of(current), pixels, quantizers)
+    psnr = decoded_psnr(symbols_of(current), pixels, dequantizers)
     if psnr > best.psnr:
       best = Best(current, jnp.array(psnr))
     return StageState(current, best), psnr

@@ -24,7 +24,6 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from cgvq_jax.bitstream import adaptive as stream
 from cgvq_jax.fit import densify, optimizers
 from cgvq_jax.fit.api import fit_stage, functions_of
 from cgvq_jax.fit.blocks import place
@@ -43,7 +42,7 @@ from cgvq_jax.fit.stages import (
 from cgvq_jax.methods.base import MAX_GAUSSIANS, check_number
 from cgvq_jax.primitives.geometry import area, canonical, energy
 from cgvq_jax.primitives.trees import Gaussians
-from cgvq_jax.quantize import adaptive
+from cgvq_jax.quantize import adaptive, boxes
 from cgvq_jax.quantize.adaptive import AdaptiveSymbols
 
 # The order in which attributes are quantized.
@@ -85,7 +84,7 @@ class AdaptiveMethod(NamedTuple):
   @property
   def delta(self) -> float:
     """The quantization step of e, colour times px."""
-    return adaptive.step_of(self.step_index)
+    return adaptive.quantization_step(self.step_index)
 
   @property
   def min_gain(self) -> float:
@@ -338,7 +337,7 @@ def quantize_group(
   if name == 'mean_xy' and not np.any(carry.size):
     low, size = np.zeros((mine.size, 2), np.int32), np.ones((mine.size, 2), np.int32)
     means = free.mean_xy[carry.kept].astype(np.float64)
-    low[carry.kept], size[carry.kept] = stream.boxes_of(means, *sizes)
+    low[carry.kept], size[carry.kept] = boxes.boxes_of(means, *sizes)
     carry = replace(carry, low=low, size=size)
   values = _NEAREST[name](free, carry, method.delta).astype(np.float32)
   before = getattr(carry.quantized, name)
@@ -371,7 +370,7 @@ def _shapes(carry: QuantizationState):
   """Of quantized log scales: levels, standard deviations, and how many values a rotation has."""
   levels = _log_scale_levels(carry.value.log_scale, carry.energy_class)
   scale = adaptive.scales(levels, carry.energy_class)
-  return levels, scale, adaptive.num_turns(scale, carry.energy_class)
+  return levels, scale, adaptive.num_rotations(scale, carry.energy_class)
 
 
 def _nearest_rotation(free: Gaussians, carry: QuantizationState, delta: float):

@@ -107,7 +107,6 @@ METHODS: Registry[Callable[..., Method]] = Registry(
   {'cgvq_rd': cgvq_rd, 'cgvq': cgvq, 'gi': gi, 'cgvq_fp16': cgvq_fp16, 'gi_fp16': gi_fp16}
   | ABLATIONS,
 )
-CODEBOOK_METHODS = ('cgvq', 'gi', 'cgvq_fp16', 'gi_fp16')
 
 
 def options(name: str) -> tuple[str, ...]:
@@ -134,14 +133,3 @@ def make(name: str, channels: int, **chosen: Any) -> Method:
         f' {", ".join(known) or "no options"}'
       )
   return METHODS[name](channels, **chosen)
-
-
-def dequantizers(channels: int) -> dict[str, Quantizer]:
-  """By name, what a file may ask the decoder for; codebook sizes are in the file's tables."""
-  known = [
-    _FP16,
-    _LATTICE,
-    uniform.uniform(levels=64, num_columns=3),
-    vector.residual(stages=2, entries=64, num_columns=channels),
-  ]
-  return {quantizer.name: quantizer for quantizer in known}

@@ -1,4 +1,4 @@
-"""Real numbers to integers and back; the quantizers are modules: `cg.quantize.vector.residual()`."""
+"""Gaussians to integers and back; the quantizers are modules: `cg.quantize.vector.residual()`."""
 
 from __future__ import annotations
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from cgvq_jax.quantize import tables, uniform
+from cgvq_jax.quantize import uniform
 from cgvq_jax.quantize.base import Quantized, Quantizer
+from cgvq_jax.quantize.dequantizers import GRID, HALF, HALF_ALPHABETS, Grid, NoParams, grid_value
 from cgvq_jax.quantize.tables import LARGEST_HALF, SMALLEST_NORMAL_HALF
-from cgvq_jax.quantize.uniform import Grid
 
 _ALPHABETS = (65536, 65536)
+# Members may move this many steps below the smallest of them, which costs the file nothing much.
+_MARGIN = 16
 
 
 def fp16() -> Quantizer:
@@ -24,36 +25,34 @@ def fp16() -> Quantizer:
   """
   return Quantizer(
     name='fp16',
-    alphabets=_ALPHABETS,
-    init=lambda key, rows, mask, steps: (),
+    alphabets=HALF_ALPHABETS,
+    init=lambda key, rows, mask, steps: NoParams(),
     quantize=_to_half,
-    dequantize=_from_half,
     tabulate=lambda params: {},
-    restore=_restore_half,
+    dequantizer=HALF,
   )
 
 
 def lattice() -> Quantizer:
   """Rows [x, y] rounded to the points of a lattice that each cluster chooses, offset + step level.
 
-  Rounding to a step costs a squared error in proportion to step^2 H, H the curvature of the error,
-  so the cluster's step is the one that costs its members what their own steps s_i would:
+  Quantizing in a step adds a squared error in proportion to step^2 H, H the sensitivity, so the
+  cluster's step is the one that adds as much as the members' own steps s_i would:
 
       step = (mean_i s_i^-2)^(-1/2)        for each of the two columns
 
   Steps and offsets are not learned. The gradient is straight-through: d value / d x = 1. A level
-  is a symbol; the offset lies some steps below the smallest member, and what moves below it stays
-  there. The tables hold step (at least 2^-14) and offset as half-precision bits, and init chooses
-  among these already.
+  is a symbol; the offset lies some steps below the smallest member, and a member that moves below
+  the offset has level 0. The tables hold step (at least 2^-14) and offset as half-precision bits,
+  and `init` chooses among these already.
   """
   return Quantizer(
     name='lattice',
     alphabets=_ALPHABETS,
     init=_init,
     quantize=_quantize,
-    dequantize=uniform.dequantize,
     tabulate=uniform.tabulate,
-    restore=uniform.restore,
+    dequantizer=GRID,
   )
 
 
@@ -65,17 +64,11 @@ def straight_through(
   return lax.stop_gradient(value) + (x - lax.stop_gradient(x))
 
 
-def _to_half(params: tuple[()], rows: Float[Array, 'P 2'], mask) -> Quantized:
+def _to_half(params: NoParams, rows: Float[Array, 'P 2'], mask) -> Quantized:
   del mask  # nothing is learned from the members
   value = _round_to_half(lax.stop_gradient(rows))
   symbols = lax.bitcast_convert_type(value.astype(jnp.float16), jnp.uint16).astype(jnp.int32)
   return Quantized(straight_through(rows, value), symbols, params, jnp.zeros(()))
-
-
-def _from_half(params: tuple[()], symbols: Int[Array, 'P 2']) -> Float[Array, 'P 2']:
-  del params
-  halves = lax.bitcast_convert_type(symbols.astype(jnp.uint16), jnp.float16)
-  return halves.astype(jnp.float32)
 
 
 def _round_to_half(x):
@@ -85,17 +78,6 @@ def _round_to_half(x):
   subnormal = jnp.round(x * 2.0**24) * 2.0**-24
   normal = lax.reduce_precision(x, exponent_bits=5, mantissa_bits=10)
   return jnp.where(jnp.abs(x) < SMALLEST_NORMAL_HALF, subnormal, normal)
-
-
-def _restore_half(stored: dict[str, np.ndarray], alphabets: tuple[int, ...]) -> tuple[()]:
-  tables.check(stored, {})
-  if alphabets != _ALPHABETS:
-    raise ValueError(f'wanted alphabets {_ALPHABETS}, got {alphabets}')
-  return ()
-
-
-# Members may move this many steps below the smallest of them, which costs the file nothing much.
-_MARGIN = 16
 
 
 def _init(
@@ -119,5 +101,5 @@ def _quantize(params: Grid, rows: Float[Array, 'P 2'], mask) -> Quantized:
   params = lax.stop_gradient(params)
   position = (lax.stop_gradient(rows) - params.offset) / params.step
   level = jnp.round(jnp.clip(position, 0, _ALPHABETS[0] - 1))
-  value = straight_through(rows, uniform.value(params, level))
+  value = straight_through(rows, grid_value(params, level))
   return Quantized(value, level.astype(jnp.int32), params, jnp.zeros(()))

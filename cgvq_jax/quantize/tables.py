@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from jaxtyping import Float, Float32, UInt16
+
+if TYPE_CHECKING:
+  from jaxtyping import Float, Float32, UInt16
 
 LARGEST_HALF = 65504.0
 SMALLEST_NORMAL_HALF = 2.0**-14

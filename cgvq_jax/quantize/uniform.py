@@ -6,25 +6,16 @@ import functools
 
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from cgvq_jax.quantize import tables
 from cgvq_jax.quantize.base import Quantized, Quantizer
-from cgvq_jax.quantize.tables import LARGEST_HALF, SMALLEST_NORMAL_HALF, from_half_bits, half_bits
+from cgvq_jax.quantize.dequantizers import GRID, Grid, grid_value
+from cgvq_jax.quantize.tables import LARGEST_HALF, SMALLEST_NORMAL_HALF, half_bits
 
 # The file holds steps in half precision: no step is smaller than the smallest normal half, below
 # which halves lose their relative precision and end in 0.
 _SMALLEST_STEP = SMALLEST_NORMAL_HALF
-
-
-@struct.dataclass
-class Grid:
-  """`levels` equal steps of one cluster, column by column, in the units of the rows."""
-
-  step: Float[Array, 'D']  # > 0
-  offset: Float[Array, 'D']  # the value of level 0
 
 
 def uniform(levels: int = 64, num_columns: int = 3) -> Quantizer:
@@ -57,9 +48,8 @@ def uniform(levels: int = 64, num_columns: int = 3) -> Quantizer:
     alphabets=(levels,) * num_columns,
     init=functools.partial(_init, levels=levels),
     quantize=functools.partial(_quantize, levels=levels),
-    dequantize=dequantize,
     tabulate=tabulate,
-    restore=restore,
+    dequantizer=GRID,
   )
 
 
@@ -100,26 +90,10 @@ def _quantize(
     + by_step * (params.step - lax.stop_gradient(params.step))
     + by_offset * (params.offset - grid.offset)
   )
-  rounded = value(grid, level) + learned
-  return Quantized(rounded, level.astype(jnp.int32), grid, jnp.zeros(()))
-
-
-def dequantize(params: Grid, symbols: Int[Array, 'P D']) -> Float[Array, 'P D']:
-  return value(params, symbols.astype(jnp.float32))
-
-
-def value(grid: Grid, level: Float[Array, 'P D']) -> Float[Array, 'P D']:
-  """level * step + offset."""
-  return level * grid.step + grid.offset
+  value = grid_value(grid, level) + learned
+  return Quantized(value, level.astype(jnp.int32), grid, jnp.zeros(()))
 
 
 def tabulate(params: Grid) -> dict[str, np.ndarray]:
   step = np.clip(np.asarray(params.step), _SMALLEST_STEP, LARGEST_HALF)
   return {'step': half_bits(step), 'offset': half_bits(np.asarray(params.offset))}
-
-
-def restore(stored: dict[str, np.ndarray], alphabets: tuple[int, ...]) -> Grid:
-  columns = (len(alphabets),)
-  tables.check(stored, {'step': (np.uint16, columns), 'offset': (np.uint16, columns)})
-  step, offset = (from_half_bits(stored[name]) for name in ('step', 'offset'))
-  return Grid(jnp.asarray(step), jnp.asarray(offset))

@@ -7,12 +7,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from cgvq_jax.quantize import kmeans, tables
+from cgvq_jax.quantize import kmeans
 from cgvq_jax.quantize.base import Quantized, Quantizer
+from cgvq_jax.quantize.dequantizers import RESIDUAL, Codebooks
 from cgvq_jax.quantize.lattice import straight_through
 from cgvq_jax.quantize.tables import LARGEST_HALF, SMALLEST_NORMAL_HALF, from_half_bits, half_bits
 
@@ -22,21 +22,12 @@ _DEAD_COUNT = 0.5
 _LAPLACE = 1e-5
 # K-means runs of the first codebooks: the best of 4 has 0.05 to 0.1 dB less error than one.
 _RESTARTS = 4
-# The stages of a cluster share a step in each column, since an entry's error is the colour's error
-# in any of them. The stage of the largest extent, the first, has 7 bits, the others less. The step
-# is a half above the subnormals.
+# Codes of entries. The stages of a cluster share a step in each column, since an entry's error is
+# the colour's error in any of them. The stage of the largest extent, the first, has 7 bits, the
+# others less. The step is a normal half-precision number.
 _LEVELS = 127
 _LARGEST_CODE = 255  # by rounding, just above _LEVELS
 _SMALLEST_STEP = SMALLEST_NORMAL_HALF
-
-
-@struct.dataclass
-class Codebooks:
-  """S codebooks of M entries for one cluster, in the units of the rows, with moving averages."""
-
-  entries: Float[Array, 'S M D']
-  counts: Float[Array, 'S M']  # members that chose the entry, moving average
-  sums: Float[Array, 'S M D']  # sum of what it was chosen for, moving average
 
 
 def residual(
@@ -47,7 +38,7 @@ def residual(
   decay: float = 0.8,
   commitment: float = 1.0,
 ) -> Quantizer:
-  """Codes x by one entry of each stage's codebook; a stage codes what the ones before it left.
+  """Codes x by one entry of each stage's codebook; a stage codes the residual of those before it.
 
       r_1 = x,  j_s = argmin_j |r_s - e_sj|^2,  r_{s+1} = r_s - e_{s j_s},  value = sum_s e_{s j_s}
 
@@ -60,13 +51,14 @@ def residual(
 
   with Laplace smoothing of the counts. An entry whose count has fallen below 0.5 stays where it
   is; and each step puts one such entry of a codebook on its worst-coded member, unless the cluster
-  has no more members than the codebook entries and each can have its own.
+  has no more members than the codebook has entries, so that each can have its own.
 
   The tables hold half-precision bits of `low` for each cluster, stage and column and of `step` for
   each cluster and column, and a code for each entry: entry = low + step * code, where the largest
-  extent of the stages has 128 codes. Entries that nobody chose and entries with equal codes are
-  dropped, and the others sorted, since a file stores sets best; the last one fills the codebook.
-  Restored codebooks differ from those tabulated, so rows have to be quantized again with them.
+  extent of the stages has 128 codes. Entries that no member chose and entries with equal codes are
+  dropped and the others sorted, since a file stores them in fewer bits as a point set, without
+  their order; the last one is repeated to fill the codebook. Restored codebooks differ from those
+  tabulated, so rows have to be quantized again with them.
 
   With one stage this is plain vector quantization.
 
@@ -87,9 +79,8 @@ def residual(
     alphabets=(entries,) * stages,
     init=functools.partial(_init, num_stages=stages, num_entries=entries, num_columns=num_columns),
     quantize=functools.partial(_quantize, decay=decay, commitment=commitment),
-    dequantize=_dequantize,
     tabulate=functools.partial(_tabulate, decay=decay),
-    restore=_restore,
+    dequantizer=RESIDUAL,
   )
 
 
@@ -145,16 +136,6 @@ def _quantize(
   return Quantized(straight_through(rows, value), symbols.T, updated, loss)
 
 
-def _dequantize(params: Codebooks, symbols: Int[Array, 'P S']) -> Float[Array, 'P D']:
-  def stage(value, book):
-    entries, chosen = book
-    return value + _take(entries, chosen), None
-
-  start = jnp.zeros((symbols.shape[0], params.entries.shape[-1]), params.entries.dtype)
-  # A sum from the first stage to the last, as in `_quantize`, so that both round alike.
-  return lax.scan(stage, start, (params.entries, symbols.T), unroll=True)[0]
-
-
 def _follow(book, counts, sums, decay):
   """One step of the moving averages; entries that still have members go to their mean."""
   counts = decay * book.counts + (1 - decay) * counts
@@ -201,26 +182,11 @@ def _tabulate(params: Codebooks, *, decay: float) -> dict[str, np.ndarray]:
   rows = np.zeros(entries.shape, np.uint8)
   for book in np.ndindex(used.shape[:2]):
     if used[book].any():
-      rows[book] = _as_set(codes[book][used[book]], used.shape[2])
+      rows[book] = _sorted_codes(codes[book][used[book]], used.shape[2])
   return {'low': low_bits[:, :, 0], 'step': step_bits[:, 0, 0], 'entries': rows}
 
 
-def _as_set(codes: np.ndarray, num_entries: int) -> np.ndarray:
-  """The different entries in lexicographic order, the last repeated: what a file stores best."""
+def _sorted_codes(codes: np.ndarray, num_entries: int) -> np.ndarray:
+  """The different codes in lexicographic order, the last repeated: a point set to the file."""
   different = np.unique(codes, axis=0)
   return different[np.minimum(np.arange(num_entries), len(different) - 1)]
-
-
-def _restore(stored: dict[str, np.ndarray], alphabets: tuple[int, ...]) -> Codebooks:
-  stages, entries = len(alphabets), alphabets[0]
-  if alphabets != (entries,) * stages:
-    raise ValueError(f'wanted codebooks of one size, got {alphabets}')
-  columns = stored['low'].shape[-1] if 'low' in stored else 0
-  shapes = {'low': (stages, columns), 'step': (columns,), 'entries': (stages, entries, columns)}
-  types = {'low': np.uint16, 'step': np.uint16, 'entries': np.uint8}
-  tables.check(stored, {name: (types[name], shape) for name, shape in shapes.items()})
-  low = from_half_bits(stored['low'])[:, :, None]
-  step = from_half_bits(stored['step'])[:, None, None]
-  # 8 by 11 significant bits at most: the product is exact and the sum rounds once, everywhere.
-  entries = jnp.asarray(low + step * stored['entries'].astype(np.float32))
-  return Codebooks(entries, counts=jnp.ones(entries.shape[:-1]), sums=entries)

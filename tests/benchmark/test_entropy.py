@@ -12,9 +12,10 @@ import pytest
 from cgvq_jax import codec
 from cgvq_jax.benchmark import __main__ as benchmark
 from cgvq_jax.benchmark import entropy
-from cgvq_jax.bitstream import container
+from cgvq_jax.bitstream import container, ordering
 from cgvq_jax.io import datasets
 from cgvq_jax.methods.registry import METHODS
+from cgvq_jax.quantize.clustered import CodebookSymbols, Stream
 
 NUM_GAUSSIANS = 2500
 
@@ -86,8 +87,8 @@ def test_other_models_cost_what_their_formulas_say():
 def test_orders_say_what_the_files_say(symbols):
   row = entropy.orders(symbols)
   assert (row['gaussians'], row['clusters']) == (NUM_GAUSSIANS, len(symbols.counts))
-  for name, order in container.ORDERS.items():
-    data = container.write(symbols, order)
+  for name in ordering.ORDERS:
+    data = container.write(symbols._replace(order=name))
     assert row[name]['bytes'] == len(data)
     assert row[name]['saved_bits'] == 8 * (row['none']['bytes'] - len(data))
   assert 0.9 * row['permutation_bits'] < row['sorted']['saved_bits'] < 1.2 * row['permutation_bits']
@@ -119,17 +120,15 @@ def test_reading_and_writing_15000_gaussians_is_fast(num_clusters):
     values = np.rint(rng.normal(mean, deviation, (15000, columns)))
     return np.clip(values, 0, top - 1).astype(np.int32)
 
-  symbols = container.CodebookSymbols(
+  symbols = CodebookSymbols(
     512,
     768,
     3,
     'cgvq',
     counts,
-    container.Stream(
-      'lattice', (65536,) * 2, {}, rng.integers(0, 2000, (15000, 2)).astype(np.int32)
-    ),
-    container.Stream('uniform', (64,) * 3, {}, bells(3, 32, 12, 64)),
-    container.Stream('residual', (64,) * 2, {}, bells(2, 32, 14, 64)),
+    Stream('lattice', (65536,) * 2, {}, rng.integers(0, 2000, (15000, 2)).astype(np.int32)),
+    Stream('uniform', (64,) * 3, {}, bells(3, 32, 12, 64)),
+    Stream('residual', (64,) * 2, {}, bells(2, 32, 14, 64)),
   )
   row = entropy.orders(symbols)['sorted']
   # 40 and 10 ms on two idle cores (docs/RESULTS.md); much more where others use them too.

@@ -1,4 +1,4 @@
-"""The coder: distributions, and a stack of symbols."""
+"""Entropy coding: distributions, and a stack of symbols."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_constriction_codes_with_exactly_these_weights(num_bins):
   assert other.state == 0
 
 
-def test_frequencies_rise_from_nought_by_octaves():
+def test_frequencies_rise_from_zero_by_octaves():
   heights = np.arange(ans.OCTAVES * ans.STEPS + 1)
   frequency = ans.frequencies(heights)
   assert np.all(np.diff(frequency) > 0)

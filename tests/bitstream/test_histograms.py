@@ -111,7 +111,7 @@ def test_equal_clusters_share_one_histogram():
   assert many <= one + 3
 
 
-def test_unlike_clusters_bring_their_own_histograms():
+def test_unlike_clusters_have_their_own_histograms():
   rng = np.random.default_rng(6)
   low, high = rng.integers(0, 4, 4000), rng.integers(48, 64, 4000)
   values = np.concatenate([low, high]).astype(np.int32)
@@ -147,7 +147,7 @@ def test_constant_columns_cost_a_few_bytes():
 
 
 @pytest.mark.parametrize('layouts', [[], [Layout(64, [])], [Layout(64, [0, 0])], [Layout(1, [9])]])
-def test_nothing_to_tell_is_no_byte(layouts):
+def test_nothing_to_code_takes_no_byte(layouts):
   columns = [np.zeros(sum(layout.counts), np.int32) for layout in layouts]
   assert assert_round_trip(columns, layouts) == b''
 
@@ -223,7 +223,7 @@ def test_decode_refuses_streams_that_end_elsewhere():
     ([0, 0, 0, 0], 'histogram: wanted a frequency above 0, got none'),
   ],
 )
-def test_decode_refuses_histograms_that_are_none(levels, message):
+def test_decode_refuses_invalid_histograms(levels, message):
   kind = 1 + histograms.shapes(4).index((1, 1, 8))
   writer = Writer()
   writer.put_uniform(1, 2)  # both bits of four values have bins

@@ -1,4 +1,4 @@
-"""Sets in no order: sorted, by bits back, and as they are."""
+"""Orders of the Gaussians: sorted, by bits back, and as they are."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ import make_golden
 import numpy as np
 import pytest
 
-from cgvq_jax.bitstream import container, ordering
-from cgvq_jax.bitstream.container import ORDERS, read, sections, write
-from cgvq_jax.quantize.clustered import CodebookSymbols, Stream
+from cgvq_jax.bitstream import codebooks, container
+from cgvq_jax.bitstream.container import read, sections
+from cgvq_jax.bitstream.ordering import ORDERS
+from cgvq_jax.quantize.clustered import ATTRIBUTES, CodebookSymbols, Stream
+
+
+def write(symbols: CodebookSymbols, order: str) -> bytes:
+  return container.write(symbols._replace(order=order))
 
 
 def all_rows(symbols):
@@ -40,29 +45,29 @@ def positions(counts, seed=0, side=1024) -> CodebookSymbols:
 
 
 @pytest.mark.parametrize('counts', [[5000], [400, 0, 1, 1000, 99]])
-def test_orders_save_what_the_set_is_worth(counts):
+def test_orders_save_the_bits_of_the_order(counts):
   symbols = positions(counts)
-  bits = {name: 8 * len(write(symbols, order)) for name, order in ORDERS.items()}
-  worth = sum(math.lgamma(count + 1) for count in counts) / math.log(2)
-  assert 0.98 * worth < bits['none'] - bits['sorted'] < worth + 300  # and what its histograms cost
+  bits = {order: 8 * len(write(symbols, order)) for order in ORDERS}
+  of_order = sum(math.lgamma(count + 1) for count in counts) / math.log(2)
+  assert 0.98 * of_order < bits['none'] - bits['sorted'] < of_order + 300  # and its histograms
   # The plain Gaussians' bits, 26 each, have to suffice for the order of the others.
   saved = bits['none'] - bits['bits_back']
-  assert 0.6 * worth < saved < 0.9 * worth
+  assert 0.6 * of_order < saved < 0.9 * of_order
 
 
 def test_bits_back_takes_the_fewest_plain_gaussians_that_suffice():
   symbols = positions([3000])
-  described = container.describe(write(symbols, ordering.put_bits_back))
-  assert described['order'] == 'bits_back'
-  parsed = container._parse(write(symbols, ordering.put_bits_back))
-  plain = parsed.header.num_plain
+  symbols = symbols._replace(order='bits_back')
+  parsed = codebooks.parse(codebooks.write(symbols))
+  assert parsed.symbols.order == 'bits_back'
+  plain = parsed.num_plain
   assert plain is not None
 
   def is_enough(num_plain):
     return 26 * num_plain >= math.lgamma(3000 - num_plain + 1) / math.log(2)
 
   fewest = next(n for n in range(3000) if is_enough(n))
-  assert abs(plain - fewest) <= 3  # the coder's last word, and what histograms lose
+  assert abs(plain - fewest) <= 3  # the stream's last word, and what histograms lose
 
 
 @pytest.mark.parametrize('order', ['sorted', 'bits_back'])
@@ -73,12 +78,12 @@ def test_the_order_given_does_not_matter(order):
   shuffled = symbols._replace(
     **{
       attribute: stream._replace(symbols=stream.symbols[shuffle])
-      for attribute in container.ATTRIBUTES
+      for attribute in ATTRIBUTES
       for stream in [getattr(symbols, attribute)]
     }
   )
-  assert write(shuffled, ORDERS[order]) == write(symbols, ORDERS[order])
-  assert write(shuffled, ordering.put_plain) != write(symbols, ordering.put_plain)
+  assert write(shuffled, order) == write(symbols, order)
+  assert write(shuffled, 'none') != write(symbols, 'none')
 
 
 @pytest.mark.parametrize('order', ORDERS)
@@ -87,7 +92,7 @@ def test_equal_gaussians_come_back(order, counts):
   symbols = positions(counts, side=2)
   other = symbols.rotation_scale
   symbols = symbols._replace(rotation_scale=other._replace(symbols=other.symbols % 2))
-  got = read(write(symbols, ORDERS[order]))
+  got = read(write(symbols, order))
   np.testing.assert_array_equal(
     all_rows(make_golden.canonical(got)), all_rows(make_golden.canonical(symbols))
   )
@@ -95,6 +100,6 @@ def test_equal_gaussians_come_back(order, counts):
 
 def test_what_bits_back_saves_is_the_positions_section():
   symbols = positions([2000])
-  plain, back = (sections(write(symbols, ORDERS[name])) for name in ('none', 'bits_back'))
+  plain, back = (sections(write(symbols, name)) for name in ('none', 'bits_back'))
   assert back['positions'] < plain['positions'] - 1000
   assert abs(back['rotation_scale'] - plain['rotation_scale']) <= 8

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import raster_scenes
 
-from cgvq_jax import codec
-from cgvq_jax.fit import blocks, densify, optimizers
+from cgvq_jax.fit import densify, optimizers
+from cgvq_jax.fit.api import fit_image
+from cgvq_jax.fit.driver import Hooks
+from cgvq_jax.fit.settings import FitSettings
+from cgvq_jax.fit.stages import BLOCK_STEPS, initial_state
 from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize.api import rasterize
 
@@ -105,7 +108,7 @@ def test_contribution_is_the_squared_error_of_the_removal():
 
 
 def state_of(gaussians):
-  state = blocks.initial_state(gaussians, (), optimizers.adam(100))
+  state = initial_state(gaussians, (), optimizers.adam(100))
   return state.replace(optimizer=jax.tree.map(lambda a: a + 1, state.optimizer))
 
 
@@ -146,20 +149,14 @@ def test_inactive_gaussians_are_invisible_and_are_removed_at_the_end():
   assert densify.without_inactive(padded.replace(color=0 * padded.color)).num_gaussians == 1
 
 
-STEPS, COUNT = 6 * blocks.BLOCK_STEPS, 300
+STEPS, COUNT = 6 * BLOCK_STEPS, 300
 
 
-def fitted(**options):
-  blocks_done = []  # (state, progress) after each block
-  gaussians = codec.fit_image(
-    jax.random.key(0),
-    TARGET,
-    COUNT,
-    steps=STEPS,
-    on_block=lambda *block: blocks_done.append(block),
-    **options,
-  )
-  return gaussians, blocks_done
+def fitted(resume=lambda stage, start: start, **settings):
+  """The Gaussians, and what `on_block` was given."""
+  seen = []
+  hooks = Hooks(resume, lambda stage, state, progress: seen.append((state, progress)))
+  return fit_image(TARGET, COUNT, FitSettings(steps=STEPS, **settings), hooks), seen
 
 
 @pytest.fixture(scope='module')
@@ -171,7 +168,9 @@ def grown():
 def test_growing_beats_all_at_once(grown):
   gaussians, blocks_done = grown
   assert gaussians.num_gaussians == COUNT
-  active = [int(np.sum(np.any(np.asarray(s.params.color) != 0, -1))) for s, _ in blocks_done]
+  active = [
+    int(np.sum(np.any(np.asarray(s.current.params.color) != 0, -1))) for s, _ in blocks_done
+  ]
   assert active == sorted(active) and active[0] < COUNT
   _, at_once = fitted(densifier=densify.none)
   assert blocks_done[-1][1].psnr > at_once[-1][1].psnr + 0.3
@@ -182,7 +181,7 @@ def test_a_stopped_fit_grows_on_to_the_same_bits(grown):
   gaussians, blocks_done = grown
   for stopped_after in (0, 3):
     state = jax.tree.map(np.array, jax.device_get(blocks_done[stopped_after][0]))
-    resumed, _ = fitted(resume=lambda start, state=state: state)
+    resumed, _ = fitted(resume=lambda stage, start, state=state: state)
     jax.tree.map(np.testing.assert_array_equal, resumed, gaussians)
 
 
@@ -194,9 +193,7 @@ def test_the_last_block_is_not_changed(grown):
 
 
 def test_a_flat_picture_stays_flat_with_few_gaussians():
-  gaussians = codec.fit_image(
-    jax.random.key(0), jnp.full((48, 48, 3), 0.5), 400, steps=6 * blocks.BLOCK_STEPS
-  )
+  gaussians = fit_image(jnp.full((48, 48, 3), 0.5), 400, FitSettings(steps=6 * BLOCK_STEPS))
   assert gaussians.num_gaussians < 400
   error = np.clip(np.asarray(rasterize(gaussians, 48, 48)), 0, 1) - 0.5
   assert np.abs(error).max() < 0.05
@@ -208,8 +205,8 @@ def test_equal_settings_are_one_densifier():
 
 @pytest.mark.parametrize('count', [1, pytest.param(9, marks=pytest.mark.slow)])
 def test_few_gaussians(count):
-  steps = 2 * blocks.BLOCK_STEPS
-  gaussians = codec.fit_image(jax.random.key(0), TARGET[:20, :20], count, steps=steps)
+  steps = 2 * BLOCK_STEPS
+  gaussians = fit_image(TARGET[:20, :20], count, FitSettings(steps=steps))
   assert 1 <= gaussians.num_gaussians <= count
   assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gaussians))
 

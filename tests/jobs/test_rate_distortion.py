@@ -13,7 +13,7 @@ import pytest
 from small_jobs import POINTS, SETTINGS, call, share_programs, sources, start, write_image
 
 from cgvq_jax import metrics
-from cgvq_jax.bitstream import container
+from cgvq_jax.bitstream import codebooks
 from cgvq_jax.fit import initialize
 from cgvq_jax.io import images
 from cgvq_jax.jobs import checkpoint, rate_distortion
@@ -83,7 +83,7 @@ def test_rows_say_what_the_files_hold(finished, photographs):
     assert list(row) == FIELDS
     data = (workdir / 'gi' / '60' / f'{row["image"]}.cgvq').read_bytes()
     assert row['bytes'] == len(data) == sum(row['sections'].values())
-    assert set(row['sections']) == set(container.SECTIONS)
+    assert set(row['sections']) == set(codebooks.SECTIONS)
     assert row['bpp'] == 8 * len(data) / (48 * 40)
     assert (row['method'], row['num_gaussians'], row['num_clusters']) == ('gi', 60, 1)
     assert (row['fit_steps'], row['finetune_steps']) == (500, 100)

@@ -14,16 +14,16 @@ from cgvq_jax.fit import driver, stages
 from cgvq_jax.fit.api import fit_image
 from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.methods import codebooks
-from cgvq_jax.methods.registry import codebook_method, dequantizers
+from cgvq_jax.methods.registry import codebook_method
 from cgvq_jax.primitives.geometry import canonical
 from cgvq_jax.quantize import vector
+from cgvq_jax.quantize.clustered import DEQUANTIZERS, dequantize
 from cgvq_jax.quantize.clusters import cluster, join, split
 
 # tests/test_codec.py uses the same sizes, so that what is compiled for one serves the other.
 SIDE, NUM_GAUSSIANS, NUM_CLUSTERS, STEPS = 48, 60, 4, 2 * stages.BLOCK_STEPS
 METHOD = codebook_method('small', NUM_CLUSTERS, 2)(3)  # so few entries that tuning them matters
 SETTINGS = FitSettings(steps=STEPS, finetune_steps=STEPS, densifier='none')
-KNOWN = dequantizers(3)
 
 
 @pytest.fixture(scope='module')
@@ -172,8 +172,8 @@ def test_carry_is_how_far_the_codebooks_have_moved(gaussians, context, forward, 
 def test_fine_tuning_raises_the_decoded_image(tuned, gaussians, context, target):
   state, _ = tuned
   symbols = quantized(start_of(gaussians, context, target), context)
-  before = codebooks.decoded_psnr(symbols, target, KNOWN)
-  after = codebooks.decoded_psnr(quantized(state.memory.state, context), target, KNOWN)
+  before = codebooks.decoded_psnr(symbols, target, DEQUANTIZERS)
+  after = codebooks.decoded_psnr(quantized(state.memory.state, context), target, DEQUANTIZERS)
   assert after > before + 1
   assert state.memory.psnr == pytest.approx(after, abs=1e-4)
 
@@ -183,7 +183,7 @@ def test_progress_is_of_the_decoded_image(tuned, context, target):
   assert [p.step for _, p in seen] == [50, 100]
   for block, progress in seen:
     symbols = quantized(block.current, context)
-    assert progress.psnr == codebooks.decoded_psnr(symbols, target, KNOWN)
+    assert progress.psnr == codebooks.decoded_psnr(symbols, target, DEQUANTIZERS)
     assert block.current.step == progress.step
   assert state.memory.psnr == pytest.approx(max(p.psnr for _, p in seen), abs=1e-4)
 
@@ -238,12 +238,12 @@ def check_quantized(state, context):
     stream, quantizer = getattr(symbols, attribute), getattr(METHOD, attribute)
     assert stream.symbols.shape == (total, len(quantizer.alphabets))
     assert np.all((stream.symbols >= 0) & (stream.symbols < quantizer.alphabets))
-    params = quantizer.restore(stream.tables, stream.alphabets)
+    params = quantizer.dequantizer.restore(stream.tables, stream.alphabets)
     padded = split(getattr(rows, attribute), clusters)
     chosen.append(quantize(quantizer.quantize)(params, padded, clusters.mask).value)
   want = np.concatenate([np.asarray(join(value, clusters)) for value in chosen], axis=1)
   want = want[np.asarray(clusters.members)[np.asarray(clusters.mask)]]  # cluster by cluster
-  dequantized = codebooks.to_rows(codebooks.dequantize(symbols, KNOWN), context.size)
+  dequantized = codebooks.to_rows(dequantize(symbols), context.size)
   got = np.concatenate([np.asarray(getattr(dequantized, a)) for a in codebooks.ATTRIBUTES], axis=1)
   start = 0
   for count in symbols.counts:  # within a cluster, the file has its own order
@@ -288,9 +288,9 @@ def test_entries_in_7_bits_cost_no_more_than_a_twentieth_of_a_decibel(
   tuned, context, target, monkeypatch
 ):
   pixels = np.asarray(target)
-  stored = codebooks.decoded_psnr(quantized(tuned[0].memory.state, context), pixels, KNOWN)
+  stored = codebooks.decoded_psnr(quantized(tuned[0].memory.state, context), pixels, DEQUANTIZERS)
   monkeypatch.setattr(vector, '_LEVELS', 255)  # as many as a byte has
-  finer = codebooks.decoded_psnr(quantized(tuned[0].memory.state, context), pixels, KNOWN)
+  finer = codebooks.decoded_psnr(quantized(tuned[0].memory.state, context), pixels, DEQUANTIZERS)
   assert stored > finer - 0.05
 
 
@@ -298,4 +298,4 @@ def test_dequantize_names_an_unknown_quantizer(tuned, context):
   symbols = quantized(tuned[0].memory.state, context)
   stranger = symbols._replace(color=symbols.color._replace(quantizer='unknown'))
   with pytest.raises(ValueError, match=r"color quantizer: wanted one of .*, got 'unknown'"):
-    codebooks.dequantize(stranger, KNOWN)
+    dequantize(stranger)

@@ -28,8 +28,8 @@ def matrices(triples):
 def rotated(diagonal, rotation):
   """R diag R^T by matrix products, float64."""
   cosine, sine = np.cos(rotation, dtype=np.float64), np.sin(rotation, dtype=np.float64)
-  turn = np.stack([np.stack([cosine, -sine], -1), np.stack([sine, cosine], -1)], -2)
-  return turn @ (diagonal[..., None] * np.swapaxes(turn, -1, -2))
+  matrix = np.stack([np.stack([cosine, -sine], -1), np.stack([sine, cosine], -1)], -2)
+  return matrix @ (diagonal[..., None] * np.swapaxes(matrix, -1, -2))
 
 
 def test_cutoff_is_a_weight_of_one_in_255():
@@ -64,9 +64,9 @@ def test_whitening_maps_the_ellipse_onto_a_circle():
 def test_half_turn_and_swapped_axes_describe_the_same_ellipse():
   same = geometry.covariance(LOG_SCALE, ROTATION)
   atol = 1e-5 * np.abs(same).max()
-  for log_scale, turn in ((LOG_SCALE, np.pi), (LOG_SCALE[:, ::-1], np.pi / 2)):
-    turned = geometry.covariance(log_scale, ROTATION + turn)
-    np.testing.assert_allclose(turned, same, atol=atol)
+  for log_scale, angle in ((LOG_SCALE, np.pi), (LOG_SCALE[:, ::-1], np.pi / 2)):
+    same_ellipse = geometry.covariance(log_scale, ROTATION + angle)
+    np.testing.assert_allclose(same_ellipse, same, atol=atol)
 
 
 @pytest.mark.parametrize('function', FUNCTIONS)

@@ -1,4 +1,4 @@
-"""What rounding costs, against the definition's picture."""
+"""Sensitivities, against the picture that the definition gives."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def whole_picture(gaussian):
 
 @pytest.mark.parametrize('name', ['mean_xy', 'log_scale', 'rotation', 'color'])
 @pytest.mark.parametrize('shape', [(6.0, 3.0, 0.4), (2.5, 9.0, -1.1)])
-def test_a_small_change_costs_the_curvature_times_its_square(name, shape):
+def test_a_small_change_adds_the_sensitivity_times_its_square(name, shape):
   gaussians = one(*shape)
   want = getattr(sensitivity(gaussians), name)
   flat, size = np.asarray(getattr(gaussians, name), np.float64).ravel(), 1e-3
@@ -52,7 +52,7 @@ def test_a_small_change_costs_the_curvature_times_its_square(name, shape):
     np.testing.assert_allclose(cost / size**2, want.ravel()[index], rtol=1e-4)
 
 
-def test_fair_steps_cost_the_share_they_are_given():
+def test_equal_slope_steps_add_the_share_they_are_given():
   # Positions rounded at random to their own steps: their mean cost is POSITION_SHARE of the error.
   gaussians = jax.tree.map(
     lambda *leaves: jnp.concatenate(leaves), one(), one(3.0, 8.0, 1.0), one(4.0, 4.0, 0.0)
@@ -70,7 +70,7 @@ def test_fair_steps_cost_the_share_they_are_given():
   assert np.sum(costs) / len(keys) == pytest.approx(codebooks.POSITION_SHARE * 2.0, rel=0.2)
 
 
-def test_nothing_to_see_may_be_rounded_at_will():
+def test_an_invisible_gaussian_may_have_any_steps():
   black = one().replace(color=jnp.zeros((1, 3)))
   steps = codebooks.equal_slope_steps(black, jnp.array([96.0, 96.0]), jnp.array(1.0))
   for leaf in jax.tree.leaves(steps):

@@ -7,8 +7,7 @@ import pytest
 import skimage.data
 
 from cgvq_jax.quantize import lattice, uniform, vector
-from cgvq_jax.quantize.uniform import Grid
-from cgvq_jax.quantize.vector import Codebooks
+from cgvq_jax.quantize.dequantizers import Codebooks, Grid, NoParams
 
 # Small codebooks, so that a cluster of 60 has more members than entries.
 QUANTIZERS = {
@@ -27,6 +26,11 @@ def clustered_rows(padding):
   random = np.random.default_rng(0)
   rows = random.normal(size=(5, 1, 2)) + 0.2 * random.normal(size=(5, 64, 2))
   return jnp.asarray(np.where(MASK[..., None], rows, padding), jnp.float32)
+
+
+def restore(quantizer, tables, alphabets=None):
+  """The params of all clusters that a decoder gets."""
+  return quantizer.dequantizer.restore(tables, alphabets or quantizer.alphabets)
 
 
 def learner(quantizer):
@@ -97,7 +101,7 @@ def test_padding_changes_nothing(rows, first, name):
 
 @every
 def test_params_get_no_gradient_from_padding(rows, first, name):
-  # Whatever a caller does with padded rows of the value, the members alone teach the params.
+  # Whatever a caller does with padded rows of the value: the params learn from the members alone.
   gradient, _ = LEARN[name](first[name], rows, 1 - MEMBERS)
   for leaf in jax.tree.leaves(gradient[0]):
     np.testing.assert_array_equal(leaf, 0)
@@ -108,16 +112,16 @@ def test_tables_that_do_not_fit_are_refused(first, name):
   quantizer = QUANTIZERS[name]
   tables = quantizer.tabulate(first[name])
   with pytest.raises(ValueError, match='wanted tables'):
-    quantizer.restore(tables | {'stranger': np.zeros(5, np.uint8)}, quantizer.alphabets)
+    restore(quantizer, tables | {'stranger': np.zeros(5, np.uint8)})
   with pytest.raises(ValueError, match='wanted'):
-    quantizer.restore(tables, (*quantizer.alphabets, 3))
+    restore(quantizer, tables, (*quantizer.alphabets, 3))
   for key, table in tables.items():
     others = {n: t for n, t in tables.items() if n != key}
     with pytest.raises(ValueError, match='wanted tables'):
-      quantizer.restore(others, quantizer.alphabets)
+      restore(quantizer, others)
     for wrong in (table.astype(np.uint32), table[:, :-1], table[..., None]):
       with pytest.raises(ValueError, match=r'table .*: wanted'):
-        quantizer.restore(others | {key: wrong}, quantizer.alphabets)
+        restore(quantizer, others | {key: wrong})
 
 
 @every
@@ -127,17 +131,22 @@ def test_restored_params_dequantize_to_the_value(rows, first, name):
   for table in tables.values():
     assert isinstance(table, np.ndarray) and table.dtype in (np.uint8, np.uint16)
     assert table.shape[0] == 5
-  restored = quantizer.restore(tables, quantizer.alphabets)
+  restored = restore(quantizer, tables)
   _, out = LEARN[name](restored, rows, MEMBERS)
-  value = jax.jit(jax.vmap(quantizer.dequantize))(restored, out.symbols)
-  np.testing.assert_array_equal(value, out.value)
+  for cluster in range(5):
+    params = type(restored)(*(leaf[cluster] for leaf in restored))
+    value = quantizer.dequantizer.dequantize(params, np.asarray(out.symbols[cluster]))
+    assert type(value) is np.ndarray and value.dtype == np.float32
+    np.testing.assert_array_equal(value, out.value[cluster])
   # Rounding the params once more changes nothing.
   again = quantizer.tabulate(restored)
   assert tables.keys() == again.keys()
   for key, table in tables.items():
     np.testing.assert_array_equal(again[key], table)
   jax.tree.map(
-    np.testing.assert_array_equal, quantizer.restore(again, quantizer.alphabets), restored
+    np.testing.assert_array_equal,
+    restore(quantizer, again),
+    restored,
   )
   # And rounding them at all costs little.
   _, before = LEARN[name](first[name], rows, MEMBERS)
@@ -152,7 +161,8 @@ def test_traces_once(rows, first, name):
   state = first[name]
   for _ in range(2):
     state = learn(state, rows, MEMBERS)[1].params
-  learn(quantizer.restore(quantizer.tabulate(state), quantizer.alphabets), rows, MEMBERS)
+  restored = restore(quantizer, quantizer.tabulate(state))
+  learn(jax.tree.map(jnp.asarray, restored), rows, MEMBERS)
   assert learn._cache_size() == 1
 
 
@@ -179,25 +189,26 @@ def test_half_precision_rounds_as_ieee():
   above, below = (np.nextafter(between, np.float32(s * np.inf)) for s in (1, -1))
   x = np.concatenate([halves, between, above, below])
   x = np.stack([x, x[::-1]], axis=-1)
-  out = jax.jit(lattice.fp16().quantize)((), x, np.ones(len(x), bool))
+  out = jax.jit(lattice.fp16().quantize)(NoParams(), x, np.ones(len(x), bool))
   want = x.astype(np.float16)
   np.testing.assert_array_equal(out.value, want.astype(np.float32))
   np.testing.assert_array_equal(out.symbols, want.view(np.uint16))
-  np.testing.assert_array_equal(lattice.fp16().dequantize((), out.symbols), out.value)
+  value = lattice.fp16().dequantizer.dequantize(NoParams(), np.asarray(out.symbols))
+  np.testing.assert_array_equal(value, out.value)
 
 
 def test_half_precision_clamps_and_stays_straight_through():
   x = jnp.array([[1e9, -1e9], [65519.0, 65530.0], [0.3, -1e-9]])
 
   def value(x):
-    return lattice.fp16().quantize((), x, jnp.ones(3, bool)).value
+    return lattice.fp16().quantize(NoParams(), x, jnp.ones(3, bool)).value
 
   np.testing.assert_array_equal(value(x)[:2], [[65504, -65504], [65504, 65504]])
   cotangent = jnp.arange(6.0).reshape(3, 2)
   np.testing.assert_array_equal(jax.vjp(value, x)[1](cotangent)[0], cotangent)
 
 
-def test_the_lattice_step_costs_what_the_members_own_steps_would():
+def test_the_lattice_step_adds_the_error_that_the_members_own_steps_would():
   steps = jnp.array([[0.01, 0.02], [0.03, 0.02], [9.0, 9.0]])
   mask = jnp.array([True, True, False])
   rows = jnp.array([[-0.5, 0.25], [0.5, 0.75], [-99.0, -99.0]])
@@ -302,8 +313,10 @@ def test_tables_hold_any_grid():
   quantizer = uniform.uniform()
   steps = np.float32([1e-30, 1e9, -1.0, 0.1, 0.0])[:, None]
   offsets = np.float32([1e9, -1e9, 1e-30, -4.2, 0.0])[:, None]
-  restored = quantizer.restore(
-    quantizer.tabulate(Grid(jnp.asarray(steps), jnp.asarray(offsets))), quantizer.alphabets[:1]
+  restored = restore(
+    quantizer,
+    quantizer.tabulate(Grid(jnp.asarray(steps), jnp.asarray(offsets))),
+    quantizer.alphabets[:1],
   )
   assert_finite(restored)
   tiny = 2.0**-14
@@ -338,7 +351,8 @@ def test_residual_coding_by_hand():
   # The last row is between -1 and 1 in the second stage: the first of equals.
   np.testing.assert_array_equal(out.symbols, [[1, 0], [0, 1], [0, 0]])
   np.testing.assert_array_equal(out.value, [[9, 10], [1, 0], [-1, 0]])
-  np.testing.assert_array_equal(quantizer.dequantize(books, out.symbols), out.value)
+  value = quantizer.dequantizer.dequantize(jax.tree.map(np.asarray, books), np.asarray(out.symbols))
+  np.testing.assert_array_equal(value, out.value)
   np.testing.assert_allclose(out.loss, 0.5 * (0.5**2 + 1 + 0.5**2) / (2 * 2))
   cotangent = jnp.arange(6.0).reshape(3, 2)
   pull = jax.vjp(run, rows)[1]
@@ -435,8 +449,8 @@ def test_entries_in_7_bits_cost_little_on_real_colours(colours):
   quantizer, step, params, error = colours
   tables = quantizer.tabulate(params)
   assert tables['entries'].max() == 127
-  assert tables['entries'][:, 1].max() < 100  # the second stage has less to say
-  restored = quantizer.restore(tables, quantizer.alphabets)
+  assert tables['entries'][:, 1].max() < 100  # the second stage codes a smaller residual
+  restored = restore(quantizer, tables)
   assert step(restored)[1] < error + (2 / 255) ** 2 / 12
 
 
@@ -455,17 +469,15 @@ def test_unused_entries_do_not_widen_the_tables():
   quantizer = vector.residual(stages=1, entries=3, num_columns=1)
   tables = quantizer.tabulate(jax.tree.map(lambda leaf: leaf[None], books))
   np.testing.assert_array_equal(tables['entries'], [[[[0], [127], [127]]]])
-  restored = quantizer.restore(tables, quantizer.alphabets).entries[0, 0, :, 0]
+  restored = restore(quantizer, tables).entries[0, 0, :, 0]
   np.testing.assert_allclose(restored, [0.25, 0.75, 0.75], rtol=1e-3)
   # The count that one member leaves in one step is enough to be kept.
   books = codebook([0.25, 500.0, 0.75], [3.0, 0.2, 2.0])
   tables = quantizer.tabulate(jax.tree.map(lambda leaf: leaf[None], books))
-  np.testing.assert_allclose(
-    quantizer.restore(tables, quantizer.alphabets).entries[0, 0, 2, 0], 500, rtol=1e-3
-  )
+  np.testing.assert_allclose(restore(quantizer, tables).entries[0, 0, 2, 0], 500, rtol=1e-3)
 
 
-def test_entries_are_stored_as_sets():
+def test_entries_are_stored_sorted_and_once():
   books = codebook([0.5, -1.0, 2.0, 0.5], [1.0, 1.0, 1.0, 1.0])
   quantizer = vector.residual(stages=1, entries=4, num_columns=1)
   tables = quantizer.tabulate(jax.tree.map(lambda leaf: leaf[None], books))
@@ -481,7 +493,7 @@ def test_tables_hold_any_codebook():
   for entries in ([1e9, -1e9], [0.0, 1e-30], [0.7, 0.7]):
     books = jax.tree.map(lambda leaf: leaf[None], codebook(entries, [1.0, 1.0]))
     tables = quantizer.tabulate(books)
-    restored = quantizer.restore(tables, quantizer.alphabets)
+    restored = restore(quantizer, tables)
     assert_finite(restored)
     for key, table in quantizer.tabulate(restored).items():
       np.testing.assert_array_equal(table, tables[key])

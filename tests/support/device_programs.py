@@ -19,46 +19,46 @@ import raster_scenes
 from cgvq_jax import devices
 from cgvq_jax.benchmark import crosscompile
 from cgvq_jax.fit import blocks, densify, losses, optimizers
-from cgvq_jax.methods import codebooks
-from cgvq_jax.methods.registry import CODEBOOK_METHODS
+from cgvq_jax.fit.settings import FitSettings
+from cgvq_jax.fit.stages import initial_state, unquantized
+from cgvq_jax.methods import codebooks, registry
 from cgvq_jax.quantize import kmeans
 
 HEIGHT, WIDTH, CLUSTERS = 64, 96, 4
 
 
 def _block(forward, optimizer, implementation=None):
-  room = blocks.first_capacity(raster_scenes.NUM_GAUSSIANS, HEIGHT, WIDTH)
+  capacity = blocks.first_capacity(raster_scenes.NUM_GAUSSIANS, HEIGHT, WIDTH)
   options = {'forward': forward, 'loss': losses.l2, 'optimizer': optimizer}
   return functools.partial(
-    blocks.block, **options, steps=50, room=room, implementation=implementation
+    blocks.block, **options, steps=50, capacity=capacity, implementation=implementation
   )
 
 
 def _fit_arguments():
   gaussians = raster_scenes.random(height=HEIGHT, width=WIDTH).gaussians
-  return blocks.initial_state(gaussians, (), optimizers.adam()), None, jnp.zeros((HEIGHT, WIDTH, 3))
+  return initial_state(gaussians, (), optimizers.adam()), None, jnp.zeros((HEIGHT, WIDTH, 3))
 
 
 def fit_block(implementation=None):
-  return _block(blocks.free, optimizers.adam(), implementation), _fit_arguments()
+  return _block(unquantized, optimizers.adam(), implementation), _fit_arguments()
 
 
 def batched_fit_block(implementation=None):
   batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), _fit_arguments())
-  return jax.vmap(_block(blocks.free, optimizers.adam(), implementation)), batch
+  return jax.vmap(_block(unquantized, optimizers.adam(), implementation)), batch
 
 
 def finetune_block(method='cgvq', implementation=None):
   state, _, target = _fit_arguments()
-  method = CODEBOOK_METHODS[method](3)
-  optimizer = codebooks.adam(1000)
+  method = registry.METHODS[method](3)
   labels = np.arange(raster_scenes.NUM_GAUSSIANS) % CLUSTERS
   context = codebooks.make_context(labels, CLUSTERS, HEIGHT, WIDTH)
-  start = codebooks.initial_state(
-    jax.random.key(0), state.params, context, target, method, optimizer
+  stage = codebooks.finetune_stage(
+    method, jax.random.key(0), state.params, context, target, FitSettings()
   )
-  block = _block(codebooks.through(method), optimizer, implementation)
-  return block, (start.current, context, target)
+  block = _block(stage.forward, stage.optimizer, implementation)
+  return block, (stage.start.current, context, target)
 
 
 def densify_relocate():

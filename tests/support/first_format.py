@@ -1,7 +1,7 @@
 """What files would take in the first format: their integers, written by another checkout's code.
 
     git worktree add first 6285aee
-    python tests/first_format.py first a.cgvq b.cgvq ...
+    python tests/support/first_format.py first a.cgvq b.cgvq ...
 
 prints the bytes of each file and of its sections, then the means.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cgvq_jax.bitstream import container
+from cgvq_jax.bitstream import codebooks, container
 
 # Run by the other checkout, with plain tuples for values: its classes are others.
 _WRITER = """
@@ -33,7 +33,8 @@ def main() -> int:
   checkout, *files = sys.argv[1:]
   symbols = [container.read(container.read_file(file)) for file in files]
   plain = [
-    tuple(tuple(field) if isinstance(field, tuple) else field for field in s) for s in symbols
+    tuple(tuple(field) if isinstance(field, tuple) else field for field in s[:-1])  # no order
+    for s in symbols
   ]
   done = subprocess.run(
     [sys.executable, '-c', _WRITER],
@@ -44,7 +45,7 @@ def main() -> int:
     check=True,
   )
   rows = [list(map(int, line.split())) for line in done.stdout.decode().splitlines()]
-  print('file bytes', *container.SECTIONS)
+  print('file bytes', *codebooks.SECTIONS)
   for file, row in zip(files, rows, strict=True):
     print(file, *row)
   print('mean', *np.mean(rows, axis=0).round(1))

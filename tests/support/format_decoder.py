@@ -14,7 +14,7 @@ import numpy as np
 
 
 class Ans:
-  """The coder of section 3: a stack of 32-bit words under a 64-bit state."""
+  """Entropy coding, section 3: a stack of 32-bit words under a 64-bit state."""
 
   def __init__(self, data):
     data = data + bytes(-len(data) % 4)
@@ -169,7 +169,7 @@ def count_weights(count, alpha):
   return normalize_frequencies([frequency(max(0, 240 + (log - max(logs)) // 16)) for log in logs])
 
 
-def take_sets(ans, alphabets, counts):
+def take_point_sets(ans, alphabets, counts):
   """The sorted rows of each group, one after the other."""
   present = [group for group, count in enumerate(counts) if count > 0]
   if not present:
@@ -261,7 +261,7 @@ def shifted_column(ans, shifts, groups):
 
 
 def take_boxes(ans, corner, size, count):
-  """(low, size) of each Gaussian's box, in the order that is everything's."""
+  """(low, size) of each Gaussian's box, in the order of the cuts, which all columns follow."""
   boxes, done = [(corner, size, count)], []
   while boxes:
     cut = []
@@ -288,46 +288,46 @@ def take_boxes(ans, corner, size, count):
   return done
 
 
-def thirds(values, grades):
+def thirds(values, classes):
   cuts = {}
-  for grade in set(grades):
-    mine = sorted(v for v, g in zip(values, grades, strict=True) if g == grade)
-    cuts[grade] = mine[len(mine) // 3], mine[2 * len(mine) // 3]
-  return [sum(v > cut for cut in cuts[g]) for v, g in zip(values, grades, strict=True)]
+  for own in set(classes):
+    members = sorted(v for v, g in zip(values, classes, strict=True) if g == own)
+    cuts[own] = members[len(members) // 3], members[2 * len(members) // 3]
+  return [sum(v > cut for cut in cuts[g]) for v, g in zip(values, classes, strict=True)]
 
 
-def told(number):
-  """A number of a table, a multiple of 2^-30."""
+def table_number(number):
+  """A number of a table, rounded to a multiple of 2^-30."""
   return float(np.rint(number * 2.0**30) / 2.0**30)
 
 
-RATIOS = [told(2.0 ** (-grade / 2)) for grade in range(32)]
+RATIOS = [table_number(2.0 ** (-g / 2)) for g in range(32)]
 
 
 def cosine(a):
-  return told(math.cos(math.pi * a / 4096))
+  return table_number(math.cos(math.pi * a / 4096))
 
 
-def deviation(level, grade):
-  x = min(max(level * STEPS[grade], -32768), 32767)
-  return math.ldexp(told(2.0 ** (x % 1024 / 1024)), x // 1024)
+def deviation(level, g):
+  x = min(max(level * STEPS[g], -32768), 32767)
+  return math.ldexp(table_number(2.0 ** (x % 1024 / 1024)), x // 1024)
 
 
-def rotations_of(s1, s2, grade):
+def rotations_of(s1, s2, g):
   q = s1 / s2
-  return max(math.ceil(min(math.pi / 2 * abs(q - 1 / q) / RATIOS[grade], 4096.0)), 1)
+  return max(math.ceil(min(math.pi / 2 * abs(q - 1 / q) / RATIOS[g], 4096.0)), 1)
 
 
-def cells_of(s1, s2, rotation, rotations, grade, size):
+def cells_of(s1, s2, rotation, rotations, g, size):
   a = 4096 * rotation // rotations
   cos, sin = cosine(a), cosine(abs(a - 2048))
   dy = math.sqrt((s1 * sin) * (s1 * sin) + (s2 * cos) * (s2 * cos))
-  steps = [math.sqrt(2) * RATIOS[grade] * spread for spread in (s1 * s2 / dy, dy)]
+  steps = [math.sqrt(2) * RATIOS[g] * spread for spread in (s1 * s2 / dy, dy)]
   wanted = [side / 16 / step for side, step in zip(size, steps, strict=True)]
   return [max(math.floor(min(cells, 4096.0) + 0.5), 1) for cells in wanted]
 
 
-def decode_graded(data):
+def decode_adaptive(data):
   """Everything in a file of version 2."""
   fields = Fields(data)
   assert fields.take(5) == b'CGVQ\x02'
@@ -340,15 +340,15 @@ def decode_graded(data):
   size = 16 * (image['width'] + left + right), 16 * (image['height'] + top + bottom)
   axes = [ans.uniform(256) - 128 for _ in range(channels**2)]
   boxes = take_boxes(ans, (-16 * left, -16 * top), size, count)
-  grades = in_groups(ans, [0] * count)
-  assert max(grades) < 32
-  shifts = [SHIFTS[grade] for grade in grades]
-  first = shifted_column(ans, shifts, grades)
-  terms = zip(grades, thirds(first, grades), strict=True)
-  second = shifted_column(ans, shifts, [3 * grade + third for grade, third in terms])
-  columns = zip(first, second, grades, strict=True)
-  scales = [(deviation(one, grade), deviation(two, grade)) for one, two, grade in columns]
-  rotations = [rotations_of(*s, grade) for s, grade in zip(scales, grades, strict=True)]
+  classes = in_groups(ans, [0] * count)
+  assert max(classes) < 32
+  shifts = [SHIFTS[g] for g in classes]
+  first = shifted_column(ans, shifts, classes)
+  contexts = zip(classes, thirds(first, classes), strict=True)
+  second = shifted_column(ans, shifts, [3 * g + third for g, third in contexts])
+  columns = zip(first, second, classes, strict=True)
+  scales = [(deviation(one, g), deviation(two, g)) for one, two, g in columns]
+  rotations = [rotations_of(*s, g) for s, g in zip(scales, classes, strict=True)]
   bins = iter(in_groups(ans, [0] * sum(m >= 16 for m in rotations)))
   ranges = []
   for m in rotations:
@@ -357,28 +357,28 @@ def decode_graded(data):
     ranges.append((0, m) if b is None else (-(-b * m // 16), -(-(b + 1) * m // 16)))
   rotation = [start + ans.uniform(stop - start) for start, stop in ranges]
   cells = [
-    cells_of(*s, angle, m, grade, box)
-    for s, angle, m, grade, (_, box) in zip(scales, rotation, rotations, grades, boxes, strict=True)
+    cells_of(*s, angle, m, g, box)
+    for s, angle, m, g, (_, box) in zip(scales, rotation, rotations, classes, boxes, strict=True)
   ]
   cell = [(ans.uniform(across), ans.uniform(down)) for across, down in cells]
-  shifts, terms, colors = [max(grade // 2 - 4, 0) for grade in grades], [0] * count, []
+  shifts, contexts, colors = [max(g // 2 - 4, 0) for g in classes], [0] * count, []
   for _ in range(channels):
-    groups = [3 * grade + term for grade, term in zip(grades, terms, strict=True)]
+    groups = [3 * g + context for g, context in zip(classes, contexts, strict=True)]
     colors.append(shifted_column(ans, shifts, groups))
-    terms = [min(2, abs(v) >> shift) for v, shift in zip(colors[-1], shifts, strict=True)]
+    contexts = [min(2, abs(v) >> shift) for v, shift in zip(colors[-1], shifts, strict=True)]
   assert ans.state == 0 and not ans.words
   image |= {
     'axes': axes,
-    'energy_class': grades,
+    'energy_class': classes,
     'log_scale': (first, second),
     'rotation': rotation,
   }
   image |= {'boxes': boxes, 'cell': cell, 'color': colors}
-  image['gaussians'] = graded_gaussians(image, scales, rotations, cells)
+  image['gaussians'] = adaptive_gaussians(image, scales, rotations, cells)
   return image
 
 
-def graded_gaussians(image, scales, rotations, cells):
+def adaptive_gaussians(image, scales, rotations, cells):
   """Means, rotations, standard deviations and colours."""
   channels = image['channels']
   rows = []
@@ -391,8 +391,8 @@ def graded_gaussians(image, scales, rotations, cells):
   low, size = (np.array(part, float) for part in zip(*image['boxes'], strict=True))
   cell, cells = np.array(image['cell']), np.array(cells)
   mean = (low + (2 * cell + 1) * size / (2 * cells)) / 16
-  delta = 2.0 ** (2 - image['step_index'] / 64)
-  color = delta * np.array(image['color']).T @ np.array(rows)
+  step = 2.0 ** (2 - image['step_index'] / 64)
+  color = step * np.array(image['color']).T @ np.array(rows)
   color = color / np.sqrt(np.pi * scale[:, :1] * scale[:, 1:])
   return mean, np.pi * np.array(image['rotation']) / np.array(rotations), scale, color
 
@@ -429,7 +429,7 @@ def take_table(ans, kind, shape):
     return take_column(ans, (256, 65536)[kind], [math.prod(shape)])
   num_rows, num_columns = shape[-2:]
   counts = [1 + less for less in take_column(ans, num_rows, [math.prod(shape[:-2])])]
-  rows = iter(take_sets(ans, [256] * num_columns, counts))
+  rows = iter(take_point_sets(ans, [256] * num_columns, counts))
   entries = []
   for count in counts:
     block = [next(rows) for _ in range(count)]
@@ -440,7 +440,7 @@ def take_table(ans, kind, shape):
 
 def decode_file(data):
   """Everything in a file, as plain dicts and lists."""
-  return decode_graded(data) if data[4] == 2 else decode_clustered(data)
+  return decode_adaptive(data) if data[4] == 2 else decode_clustered(data)
 
 
 def decode_clustered(data):
@@ -451,18 +451,18 @@ def decode_clustered(data):
   image['method'] = fields.text()
   counts = image['counts'] = [fields.varint() for _ in range(fields.varint())]
   plain = fields.varint() if fields.varint() else None
-  told = [attribute_fields(fields) for _ in range(3)]
+  attributes = [attribute_fields(fields) for _ in range(3)]
   ans = Ans(data[fields.position : -4])
   tables = [
     {
       name: ([len(counts), *sizes], take_table(ans, kind, [len(counts), *sizes]))
       for name, kind, sizes in t
     }
-    for _, _, t in told
+    for _, _, t in attributes
   ]
-  alphabets = [alphabet for _, sizes, _ in told for alphabet in sizes]
+  alphabets = [alphabet for _, sizes, _ in attributes for alphabet in sizes]
   if plain is None:
-    positions = take_sets(ans, told[0][1], counts)
+    positions = take_point_sets(ans, attributes[0][1], counts)
     columns = [list(column) for column in zip(*positions, strict=True)]
     columns += [take_column(ans, alphabet, counts) for alphabet in alphabets[len(columns) :]]
   else:
@@ -471,7 +471,7 @@ def decode_clustered(data):
   assert ans.state == 0 and not ans.words
   left = iter(columns)
   names = ('position', 'rotation_scale', 'color')
-  for name, (quantizer, sizes, _), stored in zip(names, told, tables, strict=True):
+  for name, (quantizer, sizes, _), stored in zip(names, attributes, tables, strict=True):
     image[name] = {
       'quantizer': quantizer,
       'alphabets': sizes,

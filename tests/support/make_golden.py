@@ -1,6 +1,6 @@
 """Writes the golden files, which pin the format: they stay, and must stay readable.
 
-    python tests/make_golden.py
+    python tests/support/make_golden.py
 
 writes those of tests/golden that are not there: files of fixed integers, and small pieces of a
 photograph that are encoded and decoded now, with the pictures that came out. A file is removed only
@@ -11,17 +11,18 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cgvq_jax import codec
-from cgvq_jax.bitstream import adaptive as stream
 from cgvq_jax.bitstream import container, ordering
+from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.io import datasets, images
 from cgvq_jax.methods.registry import METHODS
-from cgvq_jax.quantize import adaptive
+from cgvq_jax.quantize import adaptive, boxes
 from cgvq_jax.quantize.adaptive import AdaptiveSymbols
-from cgvq_jax.quantize.clustered import CodebookSymbols, Stream
+from cgvq_jax.quantize.clustered import ATTRIBUTES, CodebookSymbols, Stream
 
 FOLDER = Path(__file__).parents[1] / 'golden'
 
@@ -115,7 +116,7 @@ def single() -> CodebookSymbols:
   )
 
 
-def as_sets(symbols: CodebookSymbols) -> CodebookSymbols:
+def with_sorted_codebooks(symbols: CodebookSymbols) -> CodebookSymbols:
   """The same with codebooks whose entries are sorted, the last ones repeated."""
   entries = symbols.color.tables['entries'].copy()
   for book in np.ndindex(entries.shape[:2]):
@@ -155,23 +156,23 @@ def crowded() -> CodebookSymbols:
   )
 
 
-def graded_integers(count: int, channels: int, places: int, seed: int = 0) -> AdaptiveSymbols:
+def adaptive_integers(count: int, channels: int, places: int, seed: int = 0) -> AdaptiveSymbols:
   """Steps from the coarsest to the finest, means beyond the edges, and several Gaussians at one
   place where there are more of them than places."""
   height, width = 60, 90
   spots = np.stack([integers(seed + j, places, side) for j, side in ((1, 120), (2, 90))], axis=1)
   mean = (spots[np.arange(count) % places] - 15).astype(np.float64)
-  grade = bell(seed + 3, count, 31).astype(np.int64)
+  energy_class = bell(seed + 3, count, 31).astype(np.int64)
   octaves = np.stack([bell(seed + j, count, 6000) - 1500 for j in (4, 5)], axis=1)
-  log_scale = octaves // adaptive.log_scale_steps()[grade][:, None]
-  scale = adaptive.scales(log_scale, grade)
-  turns = adaptive.num_turns(scale, grade)
-  rotation = integers(seed + 6, count, 1 << 20) % turns
-  low, size = stream.boxes_of(mean, height, width)
-  spread, _ = adaptive.spreads(scale, rotation, turns)
-  cells = adaptive.num_cells(size, spread, grade)
+  log_scale = octaves // adaptive.log_scale_steps()[energy_class][:, None]
+  scale = adaptive.scales(log_scale, energy_class)
+  rotations = adaptive.num_rotations(scale, energy_class)
+  rotation = integers(seed + 6, count, 1 << 20) % rotations
+  low, size = boxes.boxes_of(mean, height, width)
+  spread, _ = adaptive.spreads(scale, rotation, rotations)
+  cells = adaptive.num_cells(size, spread, energy_class)
   cell = np.stack([integers(seed + j, count, 1 << 20) for j in (7, 8)], axis=1) % cells
-  extent = 1 + (1 << grade // 2)
+  extent = 1 + (1 << energy_class // 2)
   color = np.stack(
     [integers(seed + 9 + j, count, 1 << 20) % extent - extent // 2 for j in range(channels)], axis=1
   )
@@ -183,7 +184,7 @@ def graded_integers(count: int, channels: int, places: int, seed: int = 0) -> Ad
     method='cgvq_rd',
     step_index=268,
     axes=axes.astype(np.int8),
-    energy_class=grade,
+    energy_class=energy_class,
     log_scale=log_scale,
     rotation=rotation,
     low=low,
@@ -193,11 +194,11 @@ def graded_integers(count: int, channels: int, places: int, seed: int = 0) -> Ad
   )
 
 
-GRADED = {
-  'v2_graded': partial(graded_integers, 300, 3, 300),
-  'v2_crowded': partial(graded_integers, 900, 4, 20),
-  'v2_few': partial(graded_integers, 3, 1, 3),
-  'v2_single': partial(graded_integers, 1, 1, 1),
+ADAPTIVE = {
+  'v2_adaptive': partial(adaptive_integers, 300, 3, 300),
+  'v2_crowded': partial(adaptive_integers, 900, 4, 20),
+  'v2_few': partial(adaptive_integers, 3, 1, 3),
+  'v2_single': partial(adaptive_integers, 1, 1, 1),
 }
 
 # Of fixed integers: what is in them and in which order.
@@ -205,7 +206,7 @@ CASES = {
   'v1_clustered': (clustered, 'none'),
   'v1_sorted': (clustered, 'sorted'),
   'v1_bits_back': (clustered, 'bits_back'),
-  'v1_sets': (lambda: as_sets(clustered()), 'sorted'),
+  'v1_sets': (lambda: with_sorted_codebooks(clustered()), 'sorted'),
   'v1_repeated': (repeated, 'sorted'),
   'v1_repeated_bits_back': (repeated, 'bits_back'),
   'v1_crowded': (crowded, 'sorted'),
@@ -216,17 +217,21 @@ CASES = {
 }
 
 
+def golden(name: str) -> bytes:
+  return (FOLDER / f'{name}.cgvq').read_bytes()
+
+
 def written(name: str) -> bytes:
   symbols, order = CASES[name]
-  return container.write(symbols(), container.ORDERS[order])
+  return container.write(symbols()._replace(order=order))
 
 
 def canonical(symbols: CodebookSymbols) -> CodebookSymbols:
   """The same picture, its Gaussians in the order in which files give them back."""
-  streams = [getattr(symbols, attribute) for attribute in container.ATTRIBUTES]
+  streams = [getattr(symbols, attribute) for attribute in ATTRIBUTES]
   rows = ordering.canonical([stream.symbols for stream in streams], symbols.counts)
   replaced = [stream._replace(symbols=row) for stream, row in zip(streams, rows, strict=True)]
-  return symbols._replace(**dict(zip(container.ATTRIBUTES, replaced, strict=True)))
+  return symbols._replace(**dict(zip(ATTRIBUTES, replaced, strict=True)))
 
 
 # --- pieces of a photograph ---
@@ -241,15 +246,11 @@ def piece(channels: int = 3) -> np.ndarray:
 
 
 def encoded(method: str, order: str, channels: int = 3) -> bytes:
-  return codec.encode(
-    piece(channels),
-    METHODS[method](channels),
-    num_gaussians=150,
-    num_clusters=4 if method in ('cgvq', 'cgvq_fp16') else 1,
-    fit_steps=100,
-    finetune_steps=50,
-    order=container.ORDERS[order],
-  )
+  options: dict[str, Any] = {'num_gaussians': 150}
+  if method != 'cgvq_rd':
+    options |= {'num_clusters': 4 if method.startswith('cgvq') else 1, 'order': order}
+  settings = FitSettings(steps=100, finetune_steps=50)
+  return codec.encode(piece(channels), METHODS[method](channels, **options), settings)
 
 
 PHOTOGRAPHS = {
@@ -267,7 +268,7 @@ PHOTOGRAPHS = {
 def main() -> None:
   FOLDER.mkdir(exist_ok=True)
   fixed = {name: partial(written, name) for name in CASES}
-  fixed |= {name: lambda make=make: container.write(make()) for name, make in GRADED.items()}
+  fixed |= {name: lambda make=make: container.write(make()) for name, make in ADAPTIVE.items()}
   for name, make in {**fixed, **PHOTOGRAPHS}.items():
     path = FOLDER / f'{name}.cgvq'
     if not path.exists():
