@@ -103,7 +103,7 @@ def _method(arguments: argparse.Namespace, channels: int, quality: float | None)
   targets = (arguments.target_bpp, arguments.target_psnr)
   try:
     if any(target is not None for target in targets) and quality is None:
-      quality = rate_control.LEAST  # what a target needs: a method that has a quality
+      quality = rate_control.MIN_QUALITY  # what a target needs: a method that has a quality
     return registry.make(arguments.method, channels, quality=quality, **given)
   except ValueError as error:
     raise UsageError(f'--{error}') from error
@@ -142,9 +142,9 @@ def _encoded_to_target(
     return math.log(metrics.bpp(len(data), *pixels.shape[:2]))
 
   if arguments.target_bpp is not None:
-    return rate_control.search(tried, log_rate, rate_control.bpp(arguments.target_bpp))
+    return rate_control.find_quality(tried, log_rate, rate_control.bpp(arguments.target_bpp))
   if arguments.target_psnr is not None:
-    return rate_control.search(
+    return rate_control.find_quality(
       tried, lambda data: _psnr(data, pixels), rate_control.psnr(arguments.target_psnr)
     )
   return _encoded(arguments, pixels, arguments.quality)
@@ -157,16 +157,15 @@ def _encoded(
   from cgvq_jax.jobs.progress import Bars
 
   method, settings = _method(arguments, pixels.shape[2], quality), _settings(arguments)
-  steps = {'fit': settings.steps, 'finetune': settings.finetune_steps}
-  bars = Bars(arguments.input.name, steps, arguments.quiet)
+  bars = Bars(arguments.input.name, arguments.quiet)
 
   def resume(stage: Any, state: Any) -> Any:
-    bars.begin(stage.name)
+    bars.begin(stage)
     return state
 
   def on_block(stage: Any, state: Any, progress: Any) -> None:
     del state
-    bars.show(stage.name, progress)
+    bars.show(stage, progress)
 
   try:
     return codec.encode(pixels, method, settings, Hooks(resume, on_block))
@@ -219,13 +218,13 @@ def _compare(arguments: argparse.Namespace) -> None:
   )
   data = container.read_file(arguments.file)
   with _naming(arguments.decoded):
-    others = compare.others(original, data, arguments.compare_with)
-    print(compare.table(original, data, decoded, others, arguments.encode_seconds))
+    baseline_files = compare.baseline_files(original, data, arguments.compare_with)
+    print(compare.table(original, data, decoded, baseline_files, arguments.encode_seconds))
   if arguments.picture:
-    compare.picture(original, data, decoded, arguments.picture)
+    compare.save_side_by_side(original, data, decoded, arguments.picture)
     print(f'{arguments.picture}: original, decoded, error, Gaussians')
   if arguments.tiles:
-    compare.tiles(original, data, decoded, others, arguments.tiles)
+    compare.save_worst_tiles(original, data, decoded, baseline_files, arguments.tiles)
     print(f'{arguments.tiles}: the worst tiles')
 
 

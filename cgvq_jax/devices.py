@@ -1,4 +1,4 @@
-"""The devices that work on one image together."""
+"""The JAX devices that work on one image, and the compiler's options for each platform."""
 
 from __future__ import annotations
 
@@ -14,85 +14,96 @@ import jax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-# Every further core has less to do and more to gather: a photograph has some thirty rows of tiles.
-_MOST = 8
+AXIS = 'device'  # the name of the mesh's axis
+
+# Each further device has less to compute and more to gather: a photograph has some thirty rows of
+# tiles.
+_MAX_DEVICES = 8
 
 
-def usable() -> int:
-  """Cores that this process may use; all there are, where the system (macOS) cannot tell."""
+def num_usable_cores() -> int:
+  """CPU cores that this process may use; all of the machine's where the system has no such limit
+  to ask for (macOS)."""
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
 
 
 def use_all() -> None:
-  """Makes each core that this process may use, up to eight, a JAX device to share an image.
+  """Makes each core that this process may use, up to eight, a JAX device, so that they share an
+  image.
 
-  To be called before JAX does anything, as the commands do. A number that the user has set
-  (JAX_NUM_CPU_DEVICES) stays, and so does a JAX that runs already.
+  Call it before JAX starts a backend, as the commands do; later it has no effect. A number that
+  the user has set (JAX_NUM_CPU_DEVICES) stays.
   """
   if jax.config.jax_num_cpu_devices < 1:  # pyright: ignore[reportAttributeAccessIssue]
     with contextlib.suppress(RuntimeError):
-      jax.config.update('jax_num_cpu_devices', min(usable(), _MOST))
+      jax.config.update('jax_num_cpu_devices', min(num_usable_cores(), _MAX_DEVICES))
 
 
-def forget_programs_if_many() -> bool:
-  """Lets go of what is compiled once it fills half of the memory mappings that Linux grants.
+_MAX_MAPPINGS, _MAPPINGS = Path('/proc/sys/vm/max_map_count'), Path('/proc/self/maps')
 
-  A program for a CPU takes hundreds of them, and every picture brings some of its own sizes: a job
-  of seventy files ended in a segmentation fault of the compiler. To be called between pictures;
-  what is needed again is compiled again. Returns whether anything was let go.
+
+def clear_programs_if_many(max_mappings: Path = _MAX_MAPPINGS, mappings: Path = _MAPPINGS) -> bool:
+  """Clears JAX's caches of compiled programs once this process has half of the memory mappings that
+  Linux allows; returns whether it did.
+
+  A program for a CPU takes hundreds of mappings, and every image needs programs for its own sizes:
+  a job of seventy files ended in a segmentation fault of the compiler. Call it between images;
+  programs that are needed again are compiled again.
+
+  `max_mappings` is a file that holds the limit, and `mappings` one that has a line for each mapping
+  of this process; where they cannot be read (not Linux) nothing is cleared.
   """
   try:
-    granted = int(_GRANTED.read_text())
-    with _MAPPED.open('rb') as lines:
-      mapped = sum(1 for _ in lines)
-  except OSError:  # no Linux
+    limit = int(max_mappings.read_text())
+    with mappings.open('rb') as lines:
+      count = sum(1 for _ in lines)
+  except OSError:
     return False
-  if mapped < granted / 2:
+  if count < limit / 2:
     return False
   jax.clear_caches()
   gc.collect()
   return True
 
 
-_GRANTED, _MAPPED = Path('/proc/sys/vm/max_map_count'), Path('/proc/self/maps')
-
-
 @lru_cache
 def mesh() -> Mesh:
-  """All cores that JAX counts, else one accelerator, on an axis 'core'.
+  """A mesh with the one axis AXIS: all CPU devices, or the first accelerator.
 
-  XLA gains next to nothing from a second core inside a loop; two CPU devices, each with half of
-  the blocks and its own cache, are clearly faster than one.
+  XLA runs a loop hardly faster on two cores than on one; two CPU devices, each with half of the
+  blocks and its own cache, are clearly faster.
   """
   devices = jax.local_devices()
-  return Mesh(devices if devices[0].platform == 'cpu' else devices[:1], ('core',))
+  return Mesh(devices if devices[0].platform == 'cpu' else devices[:1], (AXIS,))
 
 
 _OPTIONS: dict[str, dict[str, Any]] = {
-  # XLA's default of 256-bit vectors leaves a fifth of the speed behind where AVX-512 is at hand,
-  # and is what it falls back to elsewhere.
+  # XLA's default of 256-bit vectors loses a fifth of the speed of a CPU that has AVX-512; on others
+  # XLA falls back to 256 bits.
   'cpu': {'xla_cpu_prefer_vector_width': 512},
-  # The same seed gives the same file: a scatter sums in the order of its indices, not in whichever
-  # its threads come to, and no product's order is chosen by a stopwatch. Products by Triton are out
-  # because XLA, so asked, has none of a cluster's few entries (JAX 0.11.2).
+  # The same seed must give the same file. Deterministic operations sum a scatter in the order of
+  # its indices, not in the order in which threads arrive, and do not choose the algorithm of a
+  # matrix product by timing it. Triton's matrix products are disabled because XLA, with
+  # deterministic operations, finds none for the few entries of a cluster (JAX 0.11.2).
   'gpu': {'xla_gpu_deterministic_ops': True, 'xla_gpu_enable_triton_gemm': False},
 }
 
 
 def compiler_options(platform: str | None = None) -> dict[str, Any]:
-  """For `jax.jit` of programs that render, on a platform or on the one there is."""
+  """`compiler_options` of `jax.jit` for programs that render; by default for JAX's own platform."""
   return _OPTIONS.get(platform or jax.default_backend(), {})
 
 
-def together(function: Callable[..., Any]) -> Callable[..., Any]:
-  """`function(*arguments, axis=...)`, to be jitted: by every device, with the same arguments.
+def over_devices(function: Callable[..., Any]) -> Callable[..., Any]:
+  """`function` as a program of every device of the mesh, to be jitted (`jax.shard_map`).
 
-  `axis` is the name over which they exchange what they have, so that all come to the same result,
-  or None where there is one device only.
+  Arguments and results are replicated: each device gets the same arguments and must come to the
+  same result. `function` gets `axis=` the mesh's axis, over which the devices exchange data, or
+  None where there is one device.
   """
   if mesh().size == 1:
     return partial(function, axis=None)
-  run = partial(function, axis='core')
+  run = partial(function, axis=AXIS)
   return jax.shard_map(run, mesh=mesh(), in_specs=P(), out_specs=P(), check_vma=False)

@@ -1,15 +1,18 @@
-"""Quality of decoded 8-bit images, and the rates of real files.
+"""PSNR of decoded 8-bit images, and the rates of real files, in NumPy.
 
-Every function compares what a viewer gets: uint8 pixels after decoding. Channels count alike, and
-alpha is one of them.
+Images are compared as a viewer gets them: uint8 pixels after decoding. All channels have the same
+weight, alpha too. `evaluate.similarity` has SSIM and MS-SSIM, which need JAX.
 """
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import UInt8
+
+if TYPE_CHECKING:
+  from jaxtyping import UInt8
 
 
 def psnr(reference: UInt8[np.ndarray, 'H W C'], decoded: UInt8[np.ndarray, 'H W C']) -> float:
@@ -25,7 +28,7 @@ def psnr(reference: UInt8[np.ndarray, 'H W C'], decoded: UInt8[np.ndarray, 'H W 
 
 
 def bpp(num_bytes: int, height: int, width: int) -> float:
-  """Bits per pixel, 8 bytes / (H W): the only rate there is.
+  """Bits per pixel of a file, 8 bytes / (H W): the only definition of a rate in this project.
 
   Raises:
     ValueError: a size is below 1 px, or the number of bytes is negative.
@@ -38,6 +41,7 @@ def bpp(num_bytes: int, height: int, width: int) -> float:
 
 
 def checked(reference, decoded) -> tuple[np.ndarray, np.ndarray]:
+  """Both images as arrays; raises ValueError as `psnr`."""
   arrays = np.asarray(reference), np.asarray(decoded)
   for name, array in zip(('reference', 'decoded'), arrays, strict=True):
     wanted = array.ndim == 3 and array.shape[2] in (1, 3, 4) and array.size > 0

@@ -1,9 +1,10 @@
-"""What each lever of the fit is worth: all of them, and each one off. Nothing is quantized.
+"""An ablation of the fit: the default settings, and each of their parts replaced; unquantized.
 
   python -m cgvq_jax.main --config=configs/ablation.py --workdir=runs/ablation
 
-The six photographs that the project is tuned on, 10,000 Gaussians, 1,000 steps each: about 18
-minutes on two cores. Writes study.md and study.png. A stopped study goes on where it was.
+The six photographs that the codec is tuned on, 10,000 Gaussians, 1,000 steps each: about 18 minutes
+on two cores. Writes fit_study.md and fit_study.png. A study that was stopped continues when it is
+run again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ PAPERS = {'initializer': 'random', 'densifier': 'none', 'optimizer': 'papers_ada
 
 
 def get_config() -> ConfigDict:
-  """A recipe says what is another than in `fit`; all are compared with the first of `names`."""
+  """Each entry of `fits` overrides values of `fit`; all are compared with the first of `names`."""
   config = ConfigDict()
   config.fit = ConfigDict()
   config.fit.num_gaussians = 10_000
@@ -28,9 +29,9 @@ def get_config() -> ConfigDict:
   config.fit.optimizer = 'adam'
   config.fit.loss = 'clamped_l2'
 
-  recipes = {
+  fits = {
     'all': {},
-    'another_seed': {'seed': 1},  # what chance alone does
+    'another_seed': {'seed': 1},  # the effect of chance alone
     'no_growth': {'densifier': 'none'},
     'pixel_frame': {'optimizer': 'adam_in_pixels'},
     'unclamped': {'loss': 'l2'},
@@ -38,11 +39,11 @@ def get_config() -> ConfigDict:
     'adan': {'optimizer': 'adan'},
     'papers': PAPERS,
   }
-  config.recipes = ConfigDict(recipes)
-  config.names = tuple(recipes)  # which of them, and in which order
+  config.fits = ConfigDict(fits)
+  config.names = tuple(fits)  # those that are made, in this order
 
   config.data = ConfigDict()
   config.data.root = ''  # a folder of images; empty: Kodak
   config.data.images = kodak.TUNED_ON  # names without extension; empty: all
-  config.tuned_on = kodak.TUNED_ON  # told apart from the others
+  config.tuned_on = kodak.TUNED_ON  # the others have a mean of their own
   return config

@@ -1,15 +1,15 @@
-"""Kodak's 24 photographs by `cgvq_rd`, and by the papers' methods if asked.
+"""Kodak's 24 photographs by `cgvq_rd`, or by the papers' methods.
 
   python -m cgvq_jax.main --config=configs/kodak.py --workdir=runs/kodak
 
-Six images of it, at four qualities for a curve, and the papers' methods at some N:
+Six of the images, four qualities for a curve, and the papers' methods at some N:
 
   ... --config.data.images=kodim03,kodim05,kodim08,kodim13,kodim15,kodim20
   ... --config.quality='(20,40,60,80)'
   ... --config.method=gi,cgvq --config.num_gaussians='(2500,5000,10000,20000)'
 
-48,000 steps in all with the default preset, 1000 to fit each image and 1000 to thin out and to
-round: about ten minutes on two cores. A stopped job goes on where it was.
+48,000 steps in all with the default preset, 1000 to fit each image and 1000 to prune and quantize
+it: about ten minutes on two cores. A job that was stopped continues when it is run again.
 
 The images are looked for in the folder that CGVQ_KODAK names, or else in data/kodak.
 """
@@ -18,20 +18,19 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-# The photographs that the codec is tuned on: kodim.
+# The photographs that the codec is tuned on.
 TUNED_ON = tuple(f'kodim{number:02d}' for number in (3, 5, 8, 13, 15, 20))
 
 
 def get_config() -> ConfigDict:
-  """Every value is a default that the command line can override."""
+  """All values; the command line can override each of them."""
   config = ConfigDict()
   config.method = ('cgvq_rd',)  # or the papers': gi, cgvq, gi_fp16, cgvq_fp16
-  config.quality = (50,)  # 1 to 100, of cgvq_rd
-  config.num_gaussians = (10_000,)  # and K: of the papers' methods
-  config.num_clusters = (0,)  # 0: the method's own
-  config.order = (
-    'sorted'  # of the Gaussians in a file; or bits_back, none: the same picture, longer
-  )
+  config.quality = (50,)  # of cgvq_rd: 1 to 100
+  config.num_gaussians = (10_000,)  # of the papers' methods, and so are the next two
+  config.num_clusters = (0,)  # 0: the method's default
+  # The order of the Gaussians in a file, sorted, bits_back or none: the same picture, other bytes.
+  config.order = 'sorted'
   config.preset = 'default'  # or fast, best
   config.seed = 0
 
@@ -49,8 +48,8 @@ def get_config() -> ConfigDict:
   config.data.root = ''  # a folder of images; empty: Kodak
   config.data.images = ()  # names without extension; empty: all
 
-  config.classic = ('JPEG', 'WebP')  # to measure too; or AVIF, JPEG 2000
-  config.baseline = ''  # a method that the report holds the others against
-  config.tuned_on = TUNED_ON  # told apart from the others
+  config.baselines = ('JPEG', 'WebP')  # measured on the same images; or AVIF, JPEG 2000
+  config.reference_method = ''  # BD-rates are taken against it too; empty: baselines only
+  config.tuned_on = TUNED_ON  # these images and the others have means of their own
   config.checkpoint_seconds = 60.0
   return config

@@ -1,9 +1,9 @@
-"""What each lever of `cgvq_rd` is worth: all of them, and each one off, as BD-rates of real files.
+"""An ablation of `cgvq_rd`: the method, and each of its parts switched off, as BD-rates of files.
 
   python -m cgvq_jax.main --config=configs/rd_ablation.py --workdir=runs/rd_ablation
 
-The six photographs that the project is tuned on, two qualities: about an hour on two cores. The
-levers of the fit, each with its own folder, in which the first line of the table of means is it:
+The six photographs that the codec is tuned on, two qualities: about an hour on two cores. Parts of
+the fit are switched off in a folder of their own, whose report compares with the baselines only:
 
   ... --workdir=runs/no_growth --config.fit.densifier=none --config.method=cgvq_rd
 """
@@ -20,8 +20,8 @@ def get_config() -> ConfigDict:
   """Kodak's, with other methods."""
   config = kodak.get_config()
   config.method = ('cgvq_rd', *ABLATIONS)
-  config.quality = (16, 52)  # of the judge's: files and fits of its folder serve here too
-  config.baseline = 'cgvq_rd'
-  config.classic = ('JPEG',)
+  config.quality = (16, 52)  # as in configs/rd.py, whose working folder and fits serve here too
+  config.reference_method = 'cgvq_rd'
+  config.baselines = ('JPEG',)
   config.update_from_flattened_dict({'data.images': kodak.TUNED_ON})
   return config

@@ -1,9 +1,9 @@
-"""Table 1 of the CGVQ poster: what K costs. 20,000 Gaussians, K = 1, 4, 8, 16, two photographs.
+"""Table 1 of the CGVQ poster: the time for K = 1, 4, 8, 16; 20,000 Gaussians, two photographs.
 
   python -m cgvq_jax.main --config=configs/table1.py --workdir=runs/table1
 
-The poster's encoder is 15.3 times slower at K = 16 than at K = 1, its decoder 4.0 times. Seconds
-are the point here: run it on a machine that does nothing else. About 15 minutes on two cores.
+The poster's encoder is 15.3 times slower at K = 16 than at K = 1, its decoder 4.0 times. This
+measures seconds, so run it on a machine that does nothing else. About 15 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
       'num_gaussians': (20_000,),
       'num_clusters': (1, 4, 8, 16),
       'data.images': ('kodim15', 'kodim05'),
-      'classic': (),
+      'baselines': (),
     }
   )
   return config

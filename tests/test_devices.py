@@ -1,4 +1,4 @@
-"""Which devices share an image: as many as there are cores, within reason."""
+"""Which devices share an image: as many as there are cores, up to eight."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def test_each_usable_core_becomes_a_device_up_to_eight(usable, wanted):
     'from cgvq_jax import devices\n'
     'devices.use_all()\n'
     'print(devices.mesh().size)\n'
-    'devices.use_all()  # too late to change anything, and no error\n'
+    'devices.use_all()  # too late to have an effect, and no error\n'
   )
   assert in_new_process(program) == wanted
 
 
-def test_where_the_system_cannot_tell_all_cores_are_taken():
+def test_where_the_system_has_no_affinity_all_cores_are_used():
   program = (
     'import os\ndel os.sched_getaffinity\nos.cpu_count = lambda: 3\n'
     'from cgvq_jax import devices\ndevices.use_all()\nprint(devices.mesh().size)\n'
@@ -47,7 +47,7 @@ def in_new_process(program, **variables):
   return done.stdout.strip()
 
 
-def test_programs_are_let_go_before_they_fill_the_memory_mappings(tmp_path, monkeypatch):
+def test_programs_are_cleared_before_they_fill_the_memory_mappings(tmp_path):
   calls = []
 
   @jax.jit
@@ -55,16 +55,23 @@ def test_programs_are_let_go_before_they_fill_the_memory_mappings(tmp_path, monk
     calls.append(1)  # once for each compilation
     return 2 * x
 
-  # How many this process has already is the other tests' affair.
-  granted = tmp_path / 'granted'
-  monkeypatch.setattr(devices, '_GRANTED', granted)
-  granted.write_text('10000000')
+  limit, mappings = tmp_path / 'limit', tmp_path / 'mappings'
+  limit.write_text('100')
+  mappings.write_text(49 * 'a mapping\n')
   program(1.0)
-  assert not devices.forget_programs_if_many()
+  assert not devices.clear_programs_if_many(limit, mappings)
   program(2.0)
   assert len(calls) == 1
-  granted.write_text('10')
-  assert devices.forget_programs_if_many()
+  mappings.write_text(50 * 'a mapping\n')
+  assert devices.clear_programs_if_many(limit, mappings)
   assert float(program(3.0)) == 6 and len(calls) == 2
-  monkeypatch.setattr(devices, '_MAPPED', tmp_path / 'no Linux')
-  assert not devices.forget_programs_if_many()
+  assert not devices.clear_programs_if_many(limit, tmp_path / 'no Linux')
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='wants /proc')
+def test_the_mappings_of_this_process_are_counted(tmp_path):
+  limit = tmp_path / 'limit'
+  limit.write_text('1')
+  assert devices.clear_programs_if_many(limit)
+  limit.write_text('10000000')
+  assert not devices.clear_programs_if_many(limit)

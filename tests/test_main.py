@@ -1,4 +1,4 @@
-"""What a config may say, and what the command line says of one that cannot be."""
+"""The values that a config may have, and the messages about those that it may not."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import pytest
 from ml_collections import ConfigDict
 from small_jobs import ROOT, call, write_image
 
-from cgvq_jax import main
-from cgvq_jax.fit.api import Recipe
+from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.io import images
-from cgvq_jax.jobs import rate_distortion
+from cgvq_jax.jobs.config import ConfigError, rate_distortion_arguments
+from cgvq_jax.jobs.rate_distortion import grid
 from cgvq_jax.methods import registry
 
 CONFIGS = {'kodak': 24, 'quickstart': 1, 'rd': 24, 'rd_ablation': 6, 'table1': 2}  # images
 
 
-KNOWN = ', '.join([*registry.METHODS, *registry.ABLATIONS])
+KNOWN = ', '.join(registry.METHODS)
 
 
 def config(name: str = 'quickstart', **changes) -> ConfigDict:
@@ -33,15 +33,16 @@ def test_the_configs_are_jobs(name, tmp_path, monkeypatch):
   for number in range(1, 25):
     (tmp_path / f'kodim{number:02}.png').touch()
   monkeypatch.setenv('CGVQ_KODAK', str(tmp_path))
-  job = main.job(config(name))
-  asked = config(name)
-  assert {point.method for point in job['points']} == {*asked.method}
+  job = rate_distortion_arguments(config(name))
+  values = config(name)
+  assert {point.method for point in job['points']} == {*values.method}
   for point in job['points']:
     method = point.make(3)
-    assert point.num_gaussians in asked.num_gaussians or point.quality in asked.quality
-    assert method.num_gaussians(400 * 600) > 1000
+    assert point.num_gaussians in values.num_gaussians or point.quality in values.quality
+    assert method.gaussian_budget(400 * 600) > 1000
   assert len(job['sources']) == CONFIGS[name]
-  assert job['settings'].fit == Recipe(steps=300 if name == 'quickstart' else 1000)
+  quick = {'steps': 300, 'finetune_steps': 150} if name == 'quickstart' else {}
+  assert job['settings'] == FitSettings(**quick)
   if name == 'quickstart':
     assert job['sources'][0].load().pixels.shape == (400, 600, 3)
 
@@ -49,18 +50,18 @@ def test_the_configs_are_jobs(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize('several', ['gi,cgvq', ('gi', 'cgvq'), ('gi,cgvq',), ['gi', 'cgvq', 'gi']])
 def test_lists_may_be_written_in_several_ways(several):
   changes = {'method': several, 'num_gaussians': (50, 60), 'num_clusters': 4}
-  assert main.job(config(**changes))['points'] == rate_distortion.grid(
-    ['gi', 'cgvq'], [50, 60], [4]
+  assert rate_distortion_arguments(config(**changes))['points'] == grid(
+    ['gi', 'cgvq'], [50, 60], [4], order='sorted'
   )
   both = {'method': ('gi', 'cgvq')}
-  points = main.job(config(**both, num_gaussians=50))['points']
-  assert points == rate_distortion.grid(['gi', 'cgvq'], [50])
-  points = main.job(config(**both, num_clusters=None))['points']
-  assert points == rate_distortion.grid(['gi', 'cgvq'], [4000])
-  points = main.job(config(quality=(20, 30.5)))['points']
-  assert points == rate_distortion.grid(['cgvq_rd'], [], [], [20, 30.5])
-  both = main.job(config(**both, num_clusters=(0, 2)))['points']
-  assert both == rate_distortion.grid(['gi', 'cgvq'], [4000], [None, 2])
+  points = rate_distortion_arguments(config(**both, num_gaussians=50))['points']
+  assert points == grid(['gi', 'cgvq'], [50], order='sorted')
+  points = rate_distortion_arguments(config(**both, num_clusters=None))['points']
+  assert points == grid(['gi', 'cgvq'], [4000], order='sorted')
+  points = rate_distortion_arguments(config(quality=(20, 30.5)))['points']
+  assert points == grid(['cgvq_rd'], [], [], [20, 30.5])
+  both = rate_distortion_arguments(config(**both, num_clusters=(0, 2)))['points']
+  assert both == grid(['gi', 'cgvq'], [4000], [None, 2], order='sorted')
 
 
 def test_images_are_chosen_by_name(tmp_path):
@@ -68,13 +69,13 @@ def test_images_are_chosen_by_name(tmp_path):
     write_image(tmp_path / f'{name}.png')
   root = {'data.root': str(tmp_path)}
   for chosen in ('z,x', ('z', 'x'), ('z,x',)):
-    job = main.job(config(**root, **{'data.images': chosen}))
+    job = rate_distortion_arguments(config(**root, **{'data.images': chosen}))
     assert [source.name for source in job['sources']] == ['z', 'x']
-  job = main.job(config(**root, **{'data.images': ()}))
+  job = rate_distortion_arguments(config(**root, **{'data.images': ()}))
   assert [source.name for source in job['sources']] == ['x', 'y', 'z']
   assert job['sources'][0].load().pixels.shape == (48, 40, 3)
   with pytest.raises(images.ImageError, match='wanted one of x, y, z, got an unknown name'):
-    main.job(config(**root, **{'data.images': 'w'}))
+    rate_distortion_arguments(config(**root, **{'data.images': 'w'}))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_images_are_chosen_by_name(tmp_path):
     ('method', (), f'wanted some of {KNOWN}, got none'),
     ('quality', (20, 0.5), 'wanted numbers of 1 to 100, got 0.5'),
     ('quality', 'x', "wanted numbers of 1 to 100, got 'x'"),
-    ('classic', ('JPEG', 'PNG'), "wanted one of JPEG, WebP, AVIF, JPEG 2000, got 'PNG'"),
+    ('baselines', ('JPEG', 'PNG'), "wanted one of JPEG, WebP, AVIF, JPEG 2000, got 'PNG'"),
     ('num_gaussians', 0, 'wanted a whole number, 1 to'),
     ('num_gaussians', (50, 'x'), "got 'x'"),
     ('num_gaussians', (), 'got none'),
@@ -101,16 +102,16 @@ def test_images_are_chosen_by_name(tmp_path):
   ],
 )
 def test_a_bad_value_is_named(name, value, wanted):
-  with pytest.raises(main.ConfigError, match=f'config.{name}: .*{wanted}'):
-    main.job(config(**{name: value}))
+  with pytest.raises(ConfigError, match=f'config.{name}: .*{wanted}'):
+    rate_distortion_arguments(config(**{name: value}))
 
 
 def test_a_config_that_lacks_a_value_is_named():
   lacking = config()
   lacking.unlock()
   del lacking.fit.steps
-  with pytest.raises(main.ConfigError, match=r'config.fit.steps: wanted a value, got none'):
-    main.job(lacking)
+  with pytest.raises(ConfigError, match=r'config.fit.steps: wanted a value, got none'):
+    rate_distortion_arguments(lacking)
 
 
 def test_bad_commands_are_one_line_and_2(tmp_path):

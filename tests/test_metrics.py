@@ -198,12 +198,12 @@ def test_bd_rate_between_two_rates():
   # ln rate is linear in PSNR: a costs as much as b at 30 dB and a quarter at 34 dB.
   points = [1, 4], [30, 34], [1, 16], [30, 34]
   assert curves.bd_rate(*points) == pytest.approx(-50)
-  assert curves.bd_rate(*points, between=(1, 4)) == pytest.approx(100 * (2**-0.5 - 1))
-  assert curves.bd_rate(*points, between=(4, 99)) == pytest.approx(100 * (2**-1.5 - 1))
-  assert curves.bd_rate(*points, between=(0.1, 99)) == pytest.approx(-50)
+  assert curves.bd_rate(*points, rate_range=(1, 4)) == pytest.approx(100 * (2**-0.5 - 1))
+  assert curves.bd_rate(*points, rate_range=(4, 99)) == pytest.approx(100 * (2**-1.5 - 1))
+  assert curves.bd_rate(*points, rate_range=(0.1, 99)) == pytest.approx(-50)
   for nothing in ((0.1, 0.5), (17, 20), (4, 4)):
     with pytest.raises(ValueError, match='overlap'):
-      curves.bd_rate(*points, between=nothing)
+      curves.bd_rate(*points, rate_range=nothing)
 
 
 def test_bd_rate_directions_are_reciprocal():

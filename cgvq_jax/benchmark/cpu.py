@@ -25,7 +25,8 @@ from jaxtyping import Array, Float
 
 from cgvq_jax import devices
 from cgvq_jax.benchmark.scenes import FITTED, SCENES, Scene, Scenes
-from cgvq_jax.benchmark.timer import Timing, repeat
+from cgvq_jax.evaluate import tables
+from cgvq_jax.evaluate.timer import Timing, repeat
 from cgvq_jax.fit import blocks, optimizers
 from cgvq_jax.fit.losses import l2
 from cgvq_jax.fit.stages import BLOCK_STEPS, initial_state, plain_stage
@@ -229,7 +230,7 @@ def rasterize(scenes: Sequence[str], implementations: Sequence[str]) -> list[dic
   """Rows of all combinations that can run, each measured in a new process; prints them, and the
   others with the reason."""
   rows = []
-  print(_RASTERIZE_HEADER)
+  print(tables.header(_RASTERIZE_COLUMNS))
   for scene in scenes:
     for implementation in implementations:
       context = multiprocessing.get_context('spawn')
@@ -240,7 +241,7 @@ def rasterize(scenes: Sequence[str], implementations: Sequence[str]) -> list[dic
         with ProcessPoolExecutor(1, mp_context=context) as pool:
           row = pool.submit(measure, scene, implementation).result()
       except (CannotRun, ImageError) as error:
-        print(f'| {scene} | {implementation} | skipped: {error} |', flush=True)
+        print(tables.row([scene, implementation, f'skipped: {error}']), flush=True)
         continue
       rows.append(row)
       print(_rasterize_line(row), flush=True)
@@ -252,11 +253,11 @@ def _prepare(scene: str) -> None:
   SCENES[scene]()
 
 
-_RASTERIZE_HEADER = (
-  '| scene | implementation | N | size | compile s | forward ms | value+grad ms | binning ms '
-  '| evaluated M | needed M | evaluated / needed | forward / floor | value+grad / floor '
-  '| peak MiB |\n' + 14 * '|---' + '|'
-)
+_RASTERIZE_COLUMNS = (
+  'scene', 'implementation', 'N', 'size', 'compile s', 'forward ms', 'value+grad ms', 'binning ms',
+  'evaluated M', 'needed M', 'evaluated / needed', 'forward / floor', 'value+grad / floor',
+  'peak MiB',
+)  # fmt: skip
 
 
 def _rasterize_line(r: dict[str, Any]) -> str:
@@ -276,7 +277,7 @@ def _rasterize_line(r: dict[str, Any]) -> str:
     f'{r["value_and_grad_ms"] / r["floor_value_and_grad_ms"]:.2f}',
     f'{r["peak_memory_mb"]:.0f}',
   ]
-  return '| ' + ' | '.join(cells) + ' |'
+  return tables.row(cells)
 
 
 # --- one fit step ---
@@ -313,8 +314,8 @@ def dense_step(scene: Scene, target: Float[Array, 'H W C']) -> tuple[float, floa
 def fit_steps(scenes: Scenes = SCENES) -> list[dict[str, Any]]:
   """One row for each scene and implementation."""
   rows = []
-  print('| scene | implementation | N | size | first block s | ms a step | peak MiB |')
-  print('|---|---|---|---|---|---|---|')
+  columns = ('scene', 'implementation', 'N', 'size', 'first block s', 'ms a step', 'peak MiB')
+  print(tables.header(columns))
   for name, step in (
     ('small', dense_step),
     ('small', blocked_step),
@@ -335,9 +336,8 @@ def fit_steps(scenes: Scenes = SCENES) -> list[dict[str, Any]]:
       'device': _device(),
     }
     rows.append(row)
-    print(
-      f'| {name} | {row["implementation"]} | {row["num_gaussians"]} | {scene.width}x{scene.height} '
-      f'| {first_s:.1f} | {step_ms:.2f} | {row["peak_memory_mb"]:.0f} |',
-      flush=True,
-    )
+    size = f'{scene.width}x{scene.height}'
+    numbers = (f'{first_s:.1f}', f'{step_ms:.2f}', f'{row["peak_memory_mb"]:.0f}')
+    cells = [name, row['implementation'], row['num_gaussians'], size, *numbers]
+    print(tables.row(cells), flush=True)
   return rows

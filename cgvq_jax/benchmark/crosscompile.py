@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
+from cgvq_jax.evaluate import tables
 from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.rasterize import layout, pallas, tiles
 from cgvq_jax.rasterize.tiles import TileShape
@@ -314,14 +315,14 @@ def kernels(
   Raises SystemExit after it where a kernel does not compile or does not fit a multiprocessor.
   """
   columns = Needs._fields
-  print(f'| {" | ".join(columns)} |\n{len(columns) * "|---"}|')
+  print(tables.header(columns))
   rows, failures = [], []
   for device in devices:
     made, failed = measure(device, variants or offered(device), tile_shape)
     rows += made
     failures += failed
   for row in rows:
-    print(f'| {" | ".join(map(str, row))} |')
+    print(tables.row(row))
   failures += [f'{row.device} {row.variant} {row.kernel}: too big' for row in rows if not row.fits]
   for failure in failures:
     print(f'failed: {failure}')

@@ -11,11 +11,16 @@ from typing import Any
 import numpy as np
 
 from cgvq_jax import codec
-from cgvq_jax.benchmark.timer import Clock, Stopwatch
 from cgvq_jax.bitstream import container
+from cgvq_jax.evaluate import tables
+from cgvq_jax.evaluate.timer import Clock, Stopwatch
 from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.rasterize import tiles
 from cgvq_jax.rasterize.tiles import Capacity
+
+_COLUMNS = (
+  'file', 'bytes', 'integers ms', 'Gaussians ms', 'pixels ms', 'decode ms', 'tile pairs'
+)  # fmt: skip
 
 
 def _tile_pairs(gaussians: Gaussians, height: int, width: int) -> int:
@@ -45,8 +50,7 @@ def decode(
       codec.render(decoded)
       seconds[file].append([read, decoding, stopwatch.lap()])
   rows = []
-  print('| file | bytes | integers ms | Gaussians ms | pixels ms | decode ms | tile pairs |')
-  print(7 * '|---' + '|')
+  print(tables.header(_COLUMNS))
   for file, each in seconds.items():
     read, decoding, rendering = 1e3 * np.array(each[1:]).T
     gaussians, height, width, _ = codec.decode(contents[file])
@@ -60,8 +64,8 @@ def decode(
       'tile_pairs': _tile_pairs(gaussians, height, width),
     }
     rows.append(row)
-    print(
-      f'| {file} | {row["bytes"]} | {row["read_ms"]:.1f} | {row["look_up_ms"]:.1f} '
-      f'| {row["render_ms"]:.1f} | {row["decode_ms"]:.1f} | {row["tile_pairs"]} |'
-    )
+    milliseconds = [
+      f'{row[key]:.1f}' for key in ('read_ms', 'look_up_ms', 'render_ms', 'decode_ms')
+    ]
+    print(tables.row([file, row['bytes'], *milliseconds, row['tile_pairs']]))
   return rows

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from cgvq_jax.benchmark.timer import repeat
 from cgvq_jax.bitstream import container, histograms, ordering
 from cgvq_jax.bitstream.ans import Stack, Writer
+from cgvq_jax.evaluate import tables
+from cgvq_jax.evaluate.timer import repeat
 from cgvq_jax.quantize.clustered import ATTRIBUTES, CodebookSymbols
 
 _ROUNDS = 7
@@ -127,15 +128,15 @@ def order_table(rows: Sequence[dict[str, Any]]) -> str:
   header = ['file', 'N', 'K', 'permutation bits', *(f'{name} bytes' for name in names)]
   header += [f'{name} saves' for name in names[:-1]]
   header += [f'{name} {what} ms' for name in names for what in ('write', 'read')]
-  lines = [f'| {" | ".join(header)} |', len(header) * '|---' + '|']
+  lines = []
   for row in rows:
     cells = [row['file'], row['gaussians'], row['clusters'], f'{row["permutation_bits"]:.0f}']
     cells += [row[name]['bytes'] for name in names]
     most = max(row['permutation_bits'], 1)
     cells += [f'{row[name]["saved_bits"] / most:.1%}' for name in names[:-1]]
     cells += [f'{row[name][f"{what}_ms"]:.1f}' for name in names for what in ('write', 'read')]
-    lines.append(f'| {" | ".join(map(str, cells))} |')
-  return '\n'.join(lines)
+    lines.append(cells)
+  return tables.table(header, lines)
 
 
 def column_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -143,15 +144,15 @@ def column_table(rows: Sequence[dict[str, Any]]) -> str:
   names = ['entropy', 'unbiased', 'tables', 'ours', 'adaptive', 'gaussian', 'laplace']
   header = ['file', 'column', *names]
   header += [f'ours / ({floor} + tables)' for floor in names[:2]]
-  lines = [f'| {" | ".join(header)} |', len(header) * '|---' + '|']
+  lines = []
   for file in dict.fromkeys(row['file'] for row in rows):
     own = [row for row in rows if row['file'] == file]
     total = {name: sum(row[name] for row in own) for name in names}
     for row in [*own, {'column': 'all', **total}]:
       cells = [file, row['column'], *(f'{row[name] / 8:.0f}' for name in names)]
       cells += [f'{row["ours"] / (row[floor] + row["tables"]):.4f}' for floor in names[:2]]
-      lines.append(f'| {" | ".join(cells)} |')
-  return '\n'.join(lines)
+      lines.append(cells)
+  return tables.table(header, lines)
 
 
 def bitstream(files: Sequence[Path]) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from jax import lax
 
 from cgvq_jax import codec, devices
 from cgvq_jax.benchmark.scenes import SCENES, Scene
-from cgvq_jax.benchmark.timer import Clock, Stopwatch, seconds_per_call
+from cgvq_jax.evaluate import tables
+from cgvq_jax.evaluate.timer import Clock, Stopwatch, seconds_per_call
 from cgvq_jax.fit import blocks, optimizers
 from cgvq_jax.fit.api import fit_image
 from cgvq_jax.fit.losses import l2
@@ -249,7 +250,7 @@ def measure_all(
 
   No row is begun later than `seconds` after the start; an error in one does not end the others.
   """
-  print(f'| {" | ".join(_COLUMNS)} |\n{len(_COLUMNS) * "|---"}|')
+  print(tables.header([*_COLUMNS]))
   stopwatch, rows, skipped = Stopwatch(clock), [], []
   for candidate, batch in _in_order(chosen, batches):
     if stopwatch.elapsed > seconds:
@@ -263,7 +264,7 @@ def measure_all(
       continue
     rows.append(row)
     cells = [form.format(row[column]) for column, form in _COLUMNS.items()]
-    print(f'| {" | ".join(cells)} |', flush=True)
+    print(tables.row(cells), flush=True)
   for reason in skipped:
     print(f'skipped: {reason}')
   return rows, skipped

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from cgvq_jax import devices
 from cgvq_jax.benchmark.scenes import SCENES, Scene, Scenes
+from cgvq_jax.evaluate import tables
 from cgvq_jax.fit import blocks, optimizers
 from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.fit.stages import BLOCK_STEPS, Stage, initial_state, plain_stage
@@ -57,8 +58,7 @@ def profile(
   scene = scenes[scene_name]()
   target = jax.random.uniform(jax.random.key(1), (scene.height, scene.width, 3))
   rows = []
-  print('| scene | stage | part | ms a step | share |')
-  print(5 * '|---' + '|')
+  print(tables.header(['scene', 'stage', 'part', 'ms a step', 'share']))
   for stage in stages:
     lowered, arguments = blocks.lower_block(_stage(scene, target, stage))
     program = lowered.compile(compiler_options=devices.compiler_options())
@@ -84,5 +84,5 @@ def profile(
       rows.append(
         {'scene': scene_name, 'stage': stage, 'part': part, 'step_ms': step_ms, 'share': share}
       )
-      print(f'| {scene_name} | {stage} | {part} | {step_ms:.2f} | {100 * share:.0f} % |')
+      print(tables.row([scene_name, stage, part, f'{step_ms:.2f}', f'{100 * share:.0f} %']))
   return rows

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cgvq_jax.benchmark.scenes import SCENES
-from cgvq_jax.benchmark.timer import Stopwatch
+from cgvq_jax.evaluate import tables
+from cgvq_jax.evaluate.timer import Stopwatch
 
 
 class Case(NamedTuple):
@@ -85,8 +86,8 @@ def _process_seconds(name: str, file: Path, height: int, width: int, cache: str 
 def run(cases: Sequence[Case] = CASES, rounds: int = 3) -> list[dict[str, Any]]:
   """A row for each case, printed: the minimum of `rounds` processes of each kind, alternating."""
   rows = []
-  print('| scene | scale | N | size | N x pixels | NumPy s | JAX s | JAX s, cached programs |')
-  print(8 * '|---' + '|')
+  columns = ('scene', 'scale', 'N', 'size', 'N x pixels', 'NumPy s', 'JAX s')
+  print(tables.header([*columns, 'JAX s, cached programs']))
   for case in cases:
     with tempfile.TemporaryDirectory() as folder:
       file = Path(folder, 'gaussians.npz')
@@ -107,9 +108,7 @@ def run(cases: Sequence[Case] = CASES, rounds: int = 3) -> list[dict[str, Any]]:
       **{f'{kind}_s': min(each) for kind, each in seconds.items()},
     }
     rows.append(row)
-    print(
-      f'| {case.scene} | {case.scale:g} | {num_gaussians} | {width}x{height} | {row["work"]:.1e} '
-      f'| {row["numpy_s"]:.2f} | {row["jax_s"]:.2f} | {row[f"{_CACHED}_s"]:.2f} |',
-      flush=True,
-    )
+    work = (f'{case.scale:g}', num_gaussians, f'{width}x{height}', f'{row["work"]:.1e}')
+    spent = (f'{row[f"{kind}_s"]:.2f}' for kind in kinds)
+    print(tables.row([case.scene, *work, *spent]), flush=True)
   return rows

@@ -1,43 +1,47 @@
-"""Other codecs on the same images: really encoded, really decoded, measured like every codec."""
+"""JPEG, WebP, AVIF and JPEG 2000 on the same images: real files, decoded and measured as ours are.
+
+Needs Pillow and NumPy only; the structural similarities of `points` import JAX when they are taken.
+"""
 
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from cgvq_jax import metrics
-from cgvq_jax.evaluate import similarity
+from cgvq_jax.evaluate.timer import Stopwatch
 from cgvq_jax.io import images
+
+if TYPE_CHECKING:
+  from jaxtyping import UInt8
 
 QUALITIES = (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 _RATIOS = (400, 240, 160, 110, 80, 60, 44, 32, 24, 16, 10)  # of 24 bits a pixel, for JPEG 2000
 
 
 class Codec(NamedTuple):
-  """A format that Pillow writes, at its best within reason."""
+  """A format that Pillow writes, with the options that make its files smallest in useful time."""
 
-  format: str
+  format: str  # Pillow's name of it
   options: dict[str, Any]
   longest_side: int  # px
-  modes: tuple[str, ...] = ('L', 'RGB', 'RGBA')  # that it keeps as they are
+  modes: tuple[str, ...] = ('L', 'RGB', 'RGBA')  # Pillow's modes that it stores unconverted
   alpha: bool = True
-  quality: Callable[[float], dict[str, Any]] = lambda quality: {'quality': quality}
-  qualities: tuple[int, ...] = QUALITIES
-  ladder: Sequence[float] = range(101)  # qualities that there are, from the smallest files up
+  quality: Callable[[float], dict[str, Any]] = lambda quality: {'quality': quality}  # as an option
+  qualities: tuple[int, ...] = QUALITIES  # of the points of its curve
+  all_qualities: Sequence[float] = range(101)  # in the order of growing files
 
 
-# JPEG is optimized, progressive and 4:2:0, and WebP is always 4:2:0; AVIF is better in 4:4:4, JPEG
-# 2000 by far with its colour transform. `exact` keeps the colour under transparent pixels, which
-# the metrics count.
+# JPEG is optimized, progressive and 4:2:0, and WebP is always 4:2:0. AVIF is better in 4:4:4, and
+# JPEG 2000 is far better with its colour transform (mct). `exact` keeps the colour of transparent
+# pixels, which the metrics count.
 CODECS = {
   'JPEG': Codec(
-    'JPEG', {'optimize': True, 'progressive': True}, 65500, alpha=False, ladder=range(1, 96)
+    'JPEG', {'optimize': True, 'progressive': True}, 65500, alpha=False, all_qualities=range(1, 96)
   ),
   'WebP': Codec('WEBP', {'method': 6, 'exact': True}, 16383, ('RGB', 'RGBA')),
   'AVIF': Codec('AVIF', {'speed': 4, 'subsampling': '4:4:4'}, 16384, ('RGB', 'RGBA')),
@@ -47,7 +51,7 @@ CODECS = {
     1 << 20,
     quality=lambda ratio: {'quality_layers': [ratio]},
     qualities=_RATIOS,
-    ladder=tuple(2.0 ** (-k / 64) for k in range(-768, 0)),
+    all_qualities=tuple(2.0 ** (-k / 64) for k in range(-768, 0)),
   ),
 }
 
@@ -61,8 +65,8 @@ def points(
   """Encodes one image with one of CODECS at each quality and measures the decoded files.
 
   WebP and AVIF have no gray mode: a gray image is stored in colour and its decoded luma is
-  compared. JPEG has no alpha, so it has no points for RGBA; nor has a codec for an image with a
-  side too long for its format.
+  compared. There are no points where the format cannot hold the image: JPEG has no alpha, and each
+  format has a longest side.
 
   Returns:
     Rows {image, method, quality, bytes, bpp, psnr, ssim, ms_ssim, encode_seconds, decode_seconds}.
@@ -70,15 +74,17 @@ def points(
   Raises:
     ValueError: the codec is none of CODECS, or pixels are not what `metrics.psnr` takes.
   """
+  from cgvq_jax.evaluate import similarity  # imports JAX, which `at_bytes` does not need
+
   rows = []
   for quality in _codec(codec).qualities if qualities is None else qualities:
-    start = time.perf_counter()
+    stopwatch = Stopwatch()
     data = _encode(pixels, codec, quality)
+    encode_seconds = stopwatch.lap()
     if data is None:
       return []
-    middle = time.perf_counter()
     decoded = _decode(data, pixels.shape[2])
-    end = time.perf_counter()
+    decode_seconds = stopwatch.lap()
     rows.append(
       {
         'image': image,
@@ -89,8 +95,8 @@ def points(
         'psnr': metrics.psnr(pixels, decoded),
         'ssim': similarity.ssim(pixels, decoded),
         'ms_ssim': similarity.ms_ssim(pixels, decoded),
-        'encode_seconds': middle - start,
-        'decode_seconds': end - middle,
+        'encode_seconds': encode_seconds,
+        'decode_seconds': decode_seconds,
       }
     )
   return rows
@@ -99,16 +105,16 @@ def points(
 def at_bytes(
   pixels: UInt8[np.ndarray, 'H W C'], codec: str, num_bytes: int
 ) -> tuple[bytes, UInt8[np.ndarray, 'H W C']] | None:
-  """The file of highest quality that one of CODECS makes of at most `num_bytes`, and its pixels.
+  """The file of highest quality that has at most `num_bytes`, and the pixels it decodes to.
 
   None where even the lowest quality is larger, and where the format cannot hold the image (as in
-  `points`). The bisection takes the size to grow with quality, which a few bytes here and there do
-  not disturb.
+  `points`). Found by bisection, as if sizes grew with quality; where they do not, by a few bytes,
+  the file may be one quality below the best.
 
   Raises:
     ValueError: the codec is none of CODECS.
   """
-  best, qualities = None, _codec(codec).ladder
+  best, qualities = None, _codec(codec).all_qualities
   low, high = 0, len(qualities) - 1
   while low <= high:
     middle = (low + high) // 2

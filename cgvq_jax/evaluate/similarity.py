@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
 
 from cgvq_jax.metrics import checked
 
+if TYPE_CHECKING:
+  from jaxtyping import Array, Float, UInt8
+
 _WINDOW = 11  # px, the side of SSIM's Gaussian window; its standard deviation is 1.5 px
-_SCALE_WEIGHTS = (
-  0.0448,
-  0.2856,
-  0.3001,
-  0.2363,
-  0.1333,
-)  # Wang et al. 2003, from finest to coarsest
+# Wang et al. 2003, from the finest scale to the coarsest.
+_SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def ssim(reference: UInt8[np.ndarray, 'H W C'], decoded: UInt8[np.ndarray, 'H W C']) -> float:
@@ -30,7 +28,7 @@ def ssim(reference: UInt8[np.ndarray, 'H W C'], decoded: UInt8[np.ndarray, 'H W 
   largest odd size that fits.
 
   Raises:
-    ValueError: as `psnr`.
+    ValueError: as `metrics.psnr`.
   """
   reference, decoded = checked(reference, decoded)
   return float(_ssim(reference, decoded, window=_window(reference)))
@@ -41,12 +39,12 @@ def ms_ssim(reference: UInt8[np.ndarray, 'H W C'], decoded: UInt8[np.ndarray, 'H
 
   The product over scales j = 1..5 of max(0, cs_j)^w_j, where cs_j is the mean contrast-structure
   term and at the coarsest scale the whole SSIM. Each scale halves the one before by 2 x 2 means; an
-  odd edge is repeated. Five scales need both sides above 160 px. A smaller image has as many
-  scales as leave room for the 11 px window, with the weights of these renormalised to sum 1; below
+  odd edge is repeated. Five scales need both sides above 160 px. A smaller image has only the
+  scales that are no smaller than the 11 px window, with their weights renormalised to sum 1; below
   21 px that is one scale.
 
   Raises:
-    ValueError: as `psnr`.
+    ValueError: as `metrics.psnr`.
   """
   reference, decoded = checked(reference, decoded)
   side, scales = min(reference.shape[:2]), 1

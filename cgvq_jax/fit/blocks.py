@@ -50,7 +50,7 @@ def _block_program():
   def program(state, context, target, steps, **static):
     # Each device bins and renders its share of the image, and repeats everything else: small work
     # is done faster than it is sent. All get the same gradient, so their states stay equal.
-    return devices.together(partial(block, **static))(state, context, target, steps)
+    return devices.over_devices(partial(block, **static))(state, context, target, steps)
 
   static = ('forward', 'loss', 'optimizer', 'capacity', 'implementation')
   return jax.jit(program, static_argnames=static, compiler_options=devices.compiler_options())

@@ -1,20 +1,22 @@
-"""Where images come from: folders, Kodak's photographs, a sample."""
+"""Images to work on: those of a folder, Kodak's 24 photographs, and a sample."""
 
 from __future__ import annotations
 
 import io
 import os
-import urllib.request
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image
 
 from cgvq_jax.io.files import write_atomically
 from cgvq_jax.io.images import ImageError
+
+if TYPE_CHECKING:
+  from jaxtyping import Float
 
 # fmt: off
 _EXTENSIONS = frozenset((
@@ -33,11 +35,12 @@ def find_dataset(root: str | os.PathLike[str] | None = None) -> list[Path]:
   """The images of a folder, sorted by name; without a folder, Kodak's 24 photographs.
 
   Kodak's photographs are looked for in the folder that the environment variable CGVQ_KODAK
-  names, or else in data/kodak under the working directory; all 24 must be there, so that a mean
+  names, or else in data/kodak under the working directory. All 24 must be there, so that a mean
   over Kodak is never a mean over a part of it. A given `root` may be any folder.
 
   Raises:
-    ImageError: the folder is missing, holds no image, or holds two images of one stem.
+    ImageError: the folder is missing, has no image, has two images of one stem, or lacks some of
+      Kodak's.
   """
   if root is not None:
     return _images_in(Path(root).expanduser())
@@ -61,7 +64,7 @@ def select(paths: Sequence[Path], names: Sequence[str]) -> list[Path]:
   """The paths whose stems are `names` ('kodim03'), in the order of `names`; all if it is empty.
 
   Raises:
-    ImageError: no path has one of these stems.
+    ImageError: a name is not the stem of any path.
   """
   known = {path.stem: path for path in paths}
   for name in names:
@@ -71,13 +74,15 @@ def select(paths: Sequence[Path], names: Sequence[str]) -> list[Path]:
 
 
 def download_kodak(root: str | os.PathLike[str]) -> list[Path]:
-  """Fetches those of Kodak's 24 photographs that `root` lacks; returns the paths of all 24.
+  """Downloads those of Kodak's 24 photographs that `root` lacks; returns the paths of all 24.
 
-  Each file appears whole or not at all, so an interrupted download goes on where it stopped.
+  Each file appears whole or not at all, so an interrupted download continues where it stopped.
 
   Raises:
-    ImageError: the network, the server or the disk refuses, or what came is not the photograph.
+    ImageError: the download or the write failed, or the data is no image of Kodak's size.
   """
+  import urllib.request  # slow to import, and only needed here
+
   root = Path(root).expanduser()
   paths = [root / f'{stem}.png' for stem in _KODAK_STEMS]
   for path in paths:
@@ -94,11 +99,7 @@ def download_kodak(root: str | os.PathLike[str]) -> list[Path]:
         raise ValueError(f'an image of {size[0]} x {size[1]} pixels')
       root.mkdir(parents=True, exist_ok=True)
       write_atomically(path, data)
-    except (
-      OSError,
-      ValueError,
-      SyntaxError,
-    ) as error:  # Pillow reports a broken PNG as a syntax error
+    except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow's of a broken PNG
       raise ImageError(f'{path}: wanted the photograph at {address}, got: {error}') from error
   return paths
 
@@ -107,8 +108,8 @@ def sample_photograph() -> Float[np.ndarray, '400 600 3']:
   """A photograph that needs no download: scikit-image's `coffee`, 600 x 400 pixels.
 
   A cup on a wooden table, by Rachel Michetti, courtesy of Pikolo Espresso Bar, released under CC0;
-  the PNG lies inside scikit-image's package. It was chosen over `rocket`, which is the same size
-  but a JPEG file and so favours a comparison with JPEG.
+  the PNG is part of scikit-image's package. It was preferred to `rocket`, which has the same size
+  but is a JPEG file, so that a comparison with JPEG would favour JPEG.
   """
   from skimage import data  # slow to import, and only needed here
 
@@ -116,7 +117,7 @@ def sample_photograph() -> Float[np.ndarray, '400 600 3']:
 
 
 def _images_in(folder: Path) -> list[Path]:
-  """Image files of a folder, sorted by name. Stems must differ: results are kept by stem."""
+  """Image files of a folder, sorted by name. Stems must differ, for results are named by them."""
   try:
     files = sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
   except OSError as error:

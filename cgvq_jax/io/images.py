@@ -1,38 +1,40 @@
-"""Files <-> float32 [H, W, C] arrays in [0, 1]."""
+"""Image files to float32 [H, W, C] arrays in [0, 1], and back."""
 
 from __future__ import annotations
 
 import io
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
 from PIL import Image, ImageFile, ImageOps
 
 from cgvq_jax.io.files import write_atomically
+
+if TYPE_CHECKING:
+  from jaxtyping import Float, UInt8
 
 MAX_PIXELS = 8192 * 8192  # 67 MP: a whole camera sensor, and three quarters of Pillow's own limit
 
 
 class ImageError(ValueError):
-  """A file is not the image that was wanted; says the path, what was wanted and what was got."""
+  """A file is not the image that was wanted: its path, what was wanted and what was got."""
 
 
 class LoadedImage(NamedTuple):
-  """An image as it was read, and in plain words every conversion that reading it took."""
+  """An image, and a note on each conversion that was needed to read it."""
 
   pixels: Float[np.ndarray, 'H W C']  # float32 in [0, 1]; C is 1 (gray), 3 (RGB) or 4 (RGBA)
-  notes: tuple[str, ...]  # such as 'CMYK converted to RGB'; empty where nothing was changed
+  notes: tuple[str, ...]  # such as 'CMYK converted to RGB'; empty where nothing was converted
 
 
 def load(path: str | os.PathLike[str]) -> LoadedImage:
   """Reads an image file of any kind that Pillow knows.
 
-  8-bit values are divided by 255 and 16-bit gray by 65535. Gray stays one channel; anything
-  transparent becomes RGBA, with alpha not multiplied in; every other colour space becomes RGB.
-  32-bit integers are read on the 16-bit scale, as in the files that Pillow gives this mode;
+  8-bit values are divided by 255 and 16-bit gray by 65535. Gray stays one channel; an image with
+  transparency becomes RGBA, with straight alpha; every other colour space becomes RGB. 32-bit
+  integers are read on the 16-bit scale, because Pillow gives this mode to 16-bit files;
   floating-point gray is read as 0..1, or as 0..255 where a value is above 1. The EXIF orientation
   is applied, an embedded colour profile is not. Of several frames the first is read.
 
@@ -48,7 +50,7 @@ def load(path: str | os.PathLike[str]) -> LoadedImage:
 
 
 def to_bytes8(pixels: Float[np.ndarray, '*shape']) -> UInt8[np.ndarray, '*shape']:
-  """round(255 clip(x, 0, 1)) as uint8: the project's only rounding of values to 8 bits.
+  """round(255 clip(x, 0, 1)) as uint8: the only place where values are rounded to 8 bits.
 
   Raises:
     ValueError: the values are not floating-point numbers, or one of them is NaN.
@@ -63,10 +65,10 @@ def to_bytes8(pixels: Float[np.ndarray, '*shape']) -> UInt8[np.ndarray, '*shape'
 
 
 def save(path: str | os.PathLike[str], pixels: Float[np.ndarray, 'H W C']) -> None:
-  """Writes pixels, rounded by `to_bytes8`, in the format that the extension names.
+  """Writes pixels, rounded by `to_bytes8`, in the format of the path's extension.
 
-  The settings are Pillow's own, so .png is lossless while .jpg and .webp are not. The file
-  appears whole or not at all.
+  Options are Pillow's defaults, so .png is lossless while .jpg and .webp are not. The file appears
+  whole or not at all.
 
   Raises:
     ImageError: Pillow writes no such extension, the format cannot hold these channels, or the
@@ -115,8 +117,8 @@ def _read(path: Path) -> tuple[Image.Image, list[str]]:
     raise
   except Image.UnidentifiedImageError as error:
     raise ImageError(f'{path}: wanted an image file, got a file of an unknown kind') from error
-  # A damaged file raises whatever its plugin stumbles over: OSError, SyntaxError, ValueError and
-  # RuntimeError have been seen.
+  # Pillow's plugins raise many kinds of errors on a damaged file: OSError, SyntaxError, ValueError
+  # and RuntimeError have been seen.
   except Exception as error:
     raise ImageError(
       f'{path}: wanted a readable image file, got {type(error).__name__}: {error}'
@@ -124,7 +126,7 @@ def _read(path: Path) -> tuple[Image.Image, list[str]]:
 
 
 def _file_notes(image: ImageFile.ImageFile) -> list[str]:
-  """What reading this file leaves out or changes, apart from its mode."""
+  """Notes on what reading a file leaves out or converts, apart from its mode."""
   notes = []
   frames = getattr(image, 'n_frames', 1)
   if frames > 1:
@@ -140,6 +142,7 @@ def _file_notes(image: ImageFile.ImageFile) -> list[str]:
 
 
 def _to_common_mode(image: Image.Image, notes: list[str]) -> tuple[Image.Image, list[str]]:
+  """The image in one of the modes that `_scale` reads, and the notes with those on its mode."""
   mode = image.mode
   if mode in ('I', 'F') or mode.startswith('I;16'):
     # No conversion: Pillow clips these modes at 255 on the way to gray.

@@ -1,8 +1,8 @@
-"""The states of long stages, kept on disk by orbax so that a killed process goes on from them.
+"""Checkpoints of long stages, saved by orbax, from which a killed encode resumes.
 
-A folder holds the newest state only, under the number of its step, with the settings that it was
-made with. orbax writes under a temporary name and renames, so a kill leaves the old state or the
-new one, and what it left half-written is cleared away by the next use of the folder.
+A folder holds the newest state only, under the number of its step, and the settings that it depends
+on. orbax writes under a temporary name and renames, so a kill leaves the old state or the new one;
+the next use of the folder removes what a kill left half-written.
 """
 
 from __future__ import annotations
@@ -10,30 +10,33 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from cgvq_jax.fit.blocks import Progress
+from cgvq_jax.evaluate.timer import Stopwatch
+from cgvq_jax.fit.driver import Hooks
 from cgvq_jax.jobs.progress import Bars
+
+if TYPE_CHECKING:
+  from cgvq_jax.fit.stages import Progress, Stage, StageState
 
 
 class CheckpointError(ValueError):
-  """A state that cannot be gone on from: its folder, what was wanted and what was got."""
+  """A saved state that cannot be used: its folder, what was wanted and what was got."""
 
 
 class Saved(NamedTuple):
-  """A state as it was saved."""
+  """A state that was restored."""
 
   state: Any
   step: int
-  seconds: float  # spent on it until then, by all the processes that worked on it
+  seconds: float  # that the encode had taken, in all its processes
 
 
 def save(
@@ -43,14 +46,14 @@ def save(
   settings: Mapping[str, Any],
   seconds: float = 0.0,
 ) -> None:
-  """Puts a pytree of arrays in the place of the state before it, and returns when it is on disk.
+  """Saves a pytree of arrays in place of an earlier one; returns when it is on disk.
 
-  `settings` are plain numbers and names; `restore` wants the same. `step` must grow from save to
-  save within a folder.
+  `settings` are numbers and strings by name; `restore` wants the same. Within a folder `step` must
+  grow from save to save.
 
   Raises:
     OSError: the folder cannot be written.
-    ValueError: there is a state of this step or of a later one; `remove` it first.
+    ValueError: a state of this step or of a later one is there; `remove` it first.
   """
   with _manager(folder) as manager:
     newest = manager.latest_step()
@@ -66,11 +69,11 @@ def save(
 def restore(
   folder: str | os.PathLike[str], template: Any, settings: Mapping[str, Any]
 ) -> Saved | None:
-  """The newest state of a folder, a pytree as `template`; None where there is none.
+  """The newest state of a folder, a pytree like `template`; None where there is none.
 
   Raises:
-    CheckpointError: it was made with other settings, has other arrays than the template, or
-      cannot be read.
+    CheckpointError: its settings or its arrays' types and shapes are others than those wanted, or
+      it cannot be read.
   """
   if not Path(folder).is_dir():
     return None
@@ -80,85 +83,91 @@ def restore(
       return None
     try:
       about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
-      # Looked at first: orbax leaves threads behind when it stops at an array of another shape.
+      # Checked first, because orbax leaves threads running when it fails at an array's shape.
       _check(folder, 'settings', about['settings'], dict(settings))
       _check(folder, 'arrays', about['arrays'], _arrays(template))
       wanted = ocp.args.Composite(state=ocp.args.StandardRestore(template))
       state = manager.restore(step, args=wanted).state
-      # orbax ties its arrays to a device, for which every program would be compiled again.
+      # orbax commits its arrays to a device, for which every program would be compiled again.
       state = jax.tree.map(lambda array: jnp.asarray(np.asarray(array)), state)
       return Saved(state, step, float(about['seconds']))
     except CheckpointError:
       raise
-    except Exception as error:  # whatever orbax or tensorstore stumble over in a damaged file
+    except Exception as error:  # orbax and tensorstore raise many kinds on a damaged file
       raise CheckpointError(
         f'{folder}: wanted a state of step {step}, got {type(error).__name__}'
       ) from error
 
 
 def remove(folder: str | os.PathLike[str]) -> None:
-  """Removes a folder and the state in it, if it is there."""
+  """Removes a folder with the states in it, if it is there."""
   shutil.rmtree(folder, ignore_errors=True)
 
 
-class Stage(NamedTuple):
-  """One of an encode's long stages."""
+class Location(NamedTuple):
+  """Where the states of a stage are saved."""
 
-  folder: Path  # of its states
-  steps: int
-  settings: dict[str, Any]  # what its states depend on
+  folder: Path
+  settings: dict[str, Any]  # that its states depend on, as for `save`
 
 
 class Checkpointer:
-  """Saves the states of an encode's stages every so many seconds, and goes on from them.
+  """Saves the states of an encode's stages every so many seconds, and resumes from them.
 
-  `resume` and `on_block` are what `codec.encode` takes. The last state of a stage is always saved.
-  The states carry the encode's clock with them.
+  `hooks` are an encode's hooks. `locate` names the place of a stage by the stage's
+  name. The last state of a stage is always saved. Each state is saved with the seconds that the
+  encode has taken, so that `seconds` includes those of earlier processes.
   """
 
-  def __init__(self, title: str, stages: Mapping[str, Stage], every: float, bars: Bars):
-    self._title, self._stages, self._every, self._bars = title, stages, every, bars
-    self._unsaved: tuple[str, Any, int] | None = None
-    self._zero = self._saved_at = time.perf_counter()
+  def __init__(self, title: str, locate: Callable[[str], Location], every: float, bars: Bars):
+    self._title, self._locate, self._every, self._bars = title, locate, every, bars
+    self._unsaved: tuple[Stage, StageState, int] | None = None
+    self._stopwatch, self._since_save = Stopwatch(), Stopwatch()
+    self._seconds_before = 0.0
+
+  @property
+  def hooks(self) -> Hooks:
+    """For `codec.encode`."""
+    return Hooks(self.resume, self.on_block)
 
   @property
   def seconds(self) -> float:
-    """Spent on this encode, by this process and by earlier ones up to the states they left."""
-    return time.perf_counter() - self._zero
+    """Taken by this encode: by this process, and by earlier ones up to the states they saved."""
+    return self._seconds_before + self._stopwatch.elapsed
 
-  def resume(self, stage: str, start: Any) -> Any:
-    """The state that was saved, or the start; a state of other settings is removed."""
-    folder, steps, settings = self._stages[stage]
+  def resume(self, stage: Stage, start: StageState) -> StageState:
+    """The state that was saved, or `start`; a state that cannot be used is removed."""
+    folder, settings = self._locate(stage.name)
     try:
       saved = restore(folder, start, settings)
     except CheckpointError as error:
-      print(f'{error}: starts anew', flush=True)
+      print(f'{error}: starts again', flush=True)
       remove(folder)
       saved = None
     if saved is None:
       self._bars.begin(stage)
       return start
-    self._zero = time.perf_counter() - saved.seconds
-    if saved.step < steps:
-      print(f'{self._title} {stage}: goes on from step {saved.step}', flush=True)
+    self._seconds_before, self._stopwatch = saved.seconds, Stopwatch()
+    if saved.step < stage.num_steps:
+      print(f'{self._title} {stage.name}: resumes at step {saved.step}', flush=True)
     self._bars.begin(stage, saved.step)
     return saved.state
 
-  def on_block(self, stage: str, state: Any, progress: Progress) -> None:
-    """A block of steps is done."""
+  def on_block(self, stage: Stage, state: StageState, progress: Progress) -> None:
+    """Saves the state after a block of steps if it is due."""
     self._unsaved = stage, state, progress.step
-    due = time.perf_counter() - self._saved_at >= self._every
-    if due or progress.step == self._stages[stage].steps:
+    due = self._since_save.elapsed >= self._every
+    if due or progress.step == stage.num_steps:
       self.save()
     self._bars.show(stage, progress)
 
   def save(self) -> None:
-    """Saves the last block's state, if there is one that is not saved."""
+    """Saves the state after the last block, unless it is saved already."""
     if self._unsaved is not None:
       stage, state, step = self._unsaved
-      folder, _, settings = self._stages[stage]
+      folder, settings = self._locate(stage.name)
       save(folder, step, state, settings, self.seconds)
-      self._unsaved, self._saved_at = None, time.perf_counter()
+      self._unsaved, self._since_save = None, Stopwatch()
 
 
 def _manager(folder: str | os.PathLike[str]) -> ocp.CheckpointManager:
@@ -170,15 +179,15 @@ def _manager(folder: str | os.PathLike[str]) -> ocp.CheckpointManager:
 
 
 def _arrays(tree: Any) -> dict[str, str]:
-  """Name -> type and shape of every array of a pytree."""
+  """The type and shape of every array of a pytree, by its path."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {jax.tree_util.keystr(path): f'{leaf.dtype}{list(leaf.shape)}' for path, leaf in leaves}
 
 
 def _check(folder: Any, what: str, got: dict[str, Any], wanted: dict[str, Any]) -> None:
-  """Raises with the first entries that differ."""
-  wanted = json.loads(json.dumps(wanted))  # as JSON gives them back: lists for tuples
+  """Raises CheckpointError with the first entries that differ."""
+  wanted = json.loads(json.dumps(wanted))  # JSON turns tuples into lists
   different = [name for name in {**wanted, **got} if got.get(name) != wanted.get(name)]
   if different:
     pairs = [f'{name} {wanted.get(name)} (got {got.get(name)})' for name in different[:3]]
-    raise CheckpointError(f'{folder}: state of other {what}, wanted {", ".join(pairs)}')
+    raise CheckpointError(f'{folder}: state with other {what}, wanted {", ".join(pairs)}')

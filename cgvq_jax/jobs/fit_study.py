@@ -1,45 +1,51 @@
-"""Recipes for fitting, compared: what each lever is worth, in PSNR by steps and by seconds.
+"""Compares named fit settings on many images: PSNR by steps and by seconds, nothing quantized.
 
-Nothing is quantized and no file is made: a PSNR is that of the clamped 8-bit rendering of the free
-Gaussians. Under the working folder:
-  fits/<recipe>/<image>.json   a row: settings, PSNR, and its curve over the steps
-  study.md, study.png          means over the images, and a plot of them
-Rows are written whole or not at all and kept, so the same study run again makes what is missing.
+A PSNR is that of the clamped 8-bit rendering of the fitted Gaussians. Under the working folder:
+  fits/<name>/<image>.json       a row: settings, PSNR, and its curve over the steps
+  fit_study.md, fit_study.png    means over the images, and a plot of them
+Every file appears whole or not at all, and rows are kept: the same study run again makes only the
+rows that are missing, damaged or made with other settings.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from cgvq_jax import codec, devices, metrics
-from cgvq_jax.evaluate import report
-from cgvq_jax.fit.api import Recipe
-from cgvq_jax.fit.blocks import Progress
+from cgvq_jax import devices, metrics
+from cgvq_jax.evaluate import plots
+from cgvq_jax.evaluate.tables import table
+from cgvq_jax.evaluate.timer import Stopwatch
+from cgvq_jax.fit.api import fit_image
+from cgvq_jax.fit.driver import Hooks
+from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.io import files, images
+from cgvq_jax.jobs import base
+from cgvq_jax.jobs.base import Outcome, Source, reported
 from cgvq_jax.jobs.progress import Bars
-from cgvq_jax.jobs.rate_distortion import Outcome, Source, digest_of, reported
 from cgvq_jax.rasterize.api import rasterize
+
+if TYPE_CHECKING:
+  from jaxtyping import Float
+
+  from cgvq_jax.fit.stages import Progress, Stage, StageState
 
 Row = Mapping[str, Any]
 
+REPORT, PLOT = 'fit_study.md', 'fit_study.png'
+
 
 class Fit(NamedTuple):
-  """All that a fit depends on but the image."""
+  """All that a fit depends on besides the image."""
 
-  num_gaussians: int
-  recipe: Recipe
+  num_gaussians: int  # at most
+  settings: FitSettings  # names, not functions
 
 
 def run(
@@ -49,12 +55,15 @@ def run(
   fits: Mapping[str, Fit],
   tuned_on: Sequence[str] = (),
 ) -> Outcome:
-  """Fits every image in every way, whose names become folders; the first is the baseline.
+  """Fits every image with all settings, which are named after their folders; the first of them is
+  the one that the others are compared with.
 
   Seconds are wall seconds on this machine, compilation included where this process compiled. An
-  image that fails is reported on stderr and the others go on. `tuned_on` names images that the
-  the ways were chosen by: the report tells the others' mean apart. Raises OSError where the folder
-  cannot be written.
+  image that fails is reported on stderr, and the job continues with the next one. `tuned_on` names
+  images that the settings were chosen by: the report has the mean over the others as well.
+
+  Raises:
+    OSError: the folder cannot be written.
   """
   workdir = Path(workdir)
   rows: list[Row] = []
@@ -63,68 +72,65 @@ def run(
   for source in sources:
     with reported(source.name, failures):
       pixels = source.load().pixels
-      digest = digest_of(pixels)
+      digest = base.digest_of(pixels)
       for name, fit in fits.items():
         path = workdir / 'fits' / name / f'{source.name}.json'
-        count, recipe = fit
-        settings = {'image': digest, 'num_gaussians': count, **recipe._asdict()}
+        settings = _recorded_settings(digest, fit)
         with reported(f'{source.name} {name}', failures):
-          row = _read(path, settings)
+          row = _read_row(path, settings)
           if row is None:
-            devices.forget_programs_if_many()
-            row = _fitted(source.name, name, pixels, fit)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            record = json.dumps({'settings': settings, 'row': row}) + '\n'
-            files.write_atomically(path, record.encode())
+            devices.clear_programs_if_many()
+            row = _fit(source.name, name, pixels, fit)
+            base.write_json(path, {'settings': settings, 'row': row})
             made += 1
           else:
             unchanged += 1
           rows.append(row)
   if rows:
-    files.write_atomically(workdir / 'study.md', markdown(rows, tuned_on).encode())
-    plot(rows, workdir / 'study.png')
+    files.write_atomically(workdir / REPORT, markdown(rows, tuned_on).encode())
+    plots.save_figure(plot(rows), workdir / PLOT)
   return Outcome(made, unchanged, failures)
 
 
-def _read(path: Path, settings: Mapping[str, Any]) -> Row | None:
-  """A row that was made with these settings."""
-  try:
-    record = json.loads(path.read_text('utf-8'))
-    return record['row'] if record['settings'] == settings else None
-  except (OSError, ValueError, KeyError, TypeError):
+def _recorded_settings(digest: str, fit: Fit) -> dict[str, Any]:
+  settings = fit.settings._asdict()
+  del settings['finetune_steps']  # of which a fit has none
+  return {'image': digest, 'num_gaussians': fit.num_gaussians, **settings}
+
+
+def _read_row(path: Path, settings: Mapping[str, Any]) -> Row | None:
+  """The row of a file, or None where it is missing, damaged or made with other settings."""
+  record = base.read_json(path)
+  if not isinstance(record, dict) or record.get('settings') != settings:
     return None
+  return record.get('row')
 
 
-def _fitted(image: str, name: str, pixels: Float[np.ndarray, 'H W C'], fit: Fit) -> Row:
-  """Fits one image; returns what it came to."""
-  count, recipe = fit
-  bars = Bars(f'{image} {name}', {'fit': recipe.steps})
+def _fit(image: str, name: str, pixels: Float[np.ndarray, 'H W C'], fit: Fit) -> Row:
+  """Fits one image and measures it; `curve` has (step, seconds, dB) after every block of steps."""
+  bars = Bars(f'{image} {name}')
   curve: list[tuple[int, float, float]] = []
-  bars.begin('fit')
-  start = time.perf_counter()
+  stopwatch = Stopwatch()
 
-  def on_block(state: Any, progress: Progress) -> None:
+  def resume(stage: Stage, start: StageState) -> StageState:
+    bars.begin(stage)
+    return start
+
+  def on_block(stage: Stage, state: StageState, progress: Progress) -> None:
     del state
-    curve.append((progress.step, time.perf_counter() - start, progress.psnr))
-    bars.show('fit', progress)
+    curve.append((progress.step, stopwatch.elapsed, progress.psnr))
+    bars.show(stage, progress)
 
   try:
-    gaussians = codec.fit_image(
-      jax.random.key(recipe.seed),
-      jnp.asarray(pixels),
-      count,
-      steps=recipe.steps,
-      on_block=on_block,
-      **recipe.functions(),
-    )
+    gaussians = fit_image(pixels, fit.num_gaussians, fit.settings, Hooks(resume, on_block))
   finally:
     bars.close()
-  seconds = time.perf_counter() - start
+  seconds = stopwatch.elapsed
   rendered = np.asarray(rasterize(gaussians, *pixels.shape[:2]))
   psnr = metrics.psnr(images.to_bytes8(pixels), images.to_bytes8(rendered))
   print(f'{image} {name}: {psnr:.2f} dB, {seconds:.1f} s', flush=True)
   return {
-    'recipe': name,
+    'fit': name,
     'image': image,
     'num_gaussians': gaussians.num_gaussians,
     'psnr': psnr,
@@ -133,10 +139,10 @@ def _fitted(image: str, name: str, pixels: Float[np.ndarray, 'H W C'], fit: Fit)
   }
 
 
-def _by_recipe(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def _by_fit(rows: Sequence[Row]) -> dict[str, list[Row]]:
   groups: dict[str, list[Row]] = {}
   for row in rows:
-    groups.setdefault(row['recipe'], []).append(row)
+    groups.setdefault(row['fit'], []).append(row)
   return groups
 
 
@@ -145,58 +151,59 @@ def _mean(rows: Sequence[Row], key: str) -> float:
 
 
 def markdown(rows: Sequence[Row], tuned_on: Sequence[str] = ()) -> str:
-  """A table of the recipes; differences are taken over the images that the first has too.
+  """A table with a line for each of the settings.
+
+  A difference to the first is taken over the images that both have.
 
   Raises:
     ValueError: there are no rows.
   """
   if not rows:
     raise ValueError('rows: wanted one or more, got none')
-  groups = _by_recipe(rows)
-  baseline = {row['image']: row for row in next(iter(groups.values()))}
-  apart = any(row['image'] in tuned_on for row in rows)
-  header = ['recipe', 'N', 'steps', 'images', 'PSNR', *(['not tuned on'] if apart else [])]
-  lines = [[*header, 'against the first', 'seconds']]
+  groups = _by_fit(rows)
+  first = {row['image']: row['psnr'] for row in next(iter(groups.values()))}
+  any_tuned = any(row['image'] in tuned_on for row in rows)
+  lines = []
   for name, group in groups.items():
-    shared = [row for row in group if row['image'] in baseline]
-    gain = [row['psnr'] - baseline[row['image']]['psnr'] for row in shared]
+    gains = [row['psnr'] - first[row['image']] for row in group if row['image'] in first]
     others = [row for row in group if row['image'] not in tuned_on]
     lines.append(
       [
         name,
         f'{_mean(group, "num_gaussians"):.0f}',
-        str(max(row['curve'][-1][0] for row in group)),
-        str(len(group)),
+        max(row['curve'][-1][0] for row in group),
+        len(group),
         f'{_mean(group, "psnr"):.2f}',
-        *([f'{_mean(others, "psnr"):.2f}' if others else '-'] if apart else []),
-        f'{statistics.fmean(gain):+.2f}' if gain else '-',
+        *([f'{_mean(others, "psnr"):.2f}' if others else '-'] if any_tuned else []),
+        f'{statistics.fmean(gains):+.2f}' if gains else '-',
         f'{statistics.median(row["seconds"] for row in group):.1f}',
       ]
     )
-  rule = ['---'] * len(lines[0])
-  table = '\n'.join(f'| {" | ".join(line)} |' for line in [lines[0], rule, *lines[1:]])
+  columns = ['settings', 'N', 'steps', 'images', 'PSNR', *(['not tuned on'] if any_tuned else [])]
   return (
     '# Fits\n\nMean PSNR (dB) of the clamped 8-bit image, nothing quantized; median seconds.\n\n'
-    f'{table}\n'
+    f'{table([*columns, "against the first", "seconds"], lines)}\n'
   )
 
 
-def plot(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
-  """PSNR by steps and by seconds, both on a logarithmic axis: means over the images, and medians of
-  the seconds. A curve ends where its shortest does."""
+def plot(rows: Sequence[Row]) -> Figure:
+  """Mean PSNR over the images by steps and by median seconds, both on logarithmic axes.
+
+  A curve ends with the shortest of its images.
+  """
   figure = Figure(figsize=(13, 5.5), layout='constrained')
-  axes = figure.subplots(1, 2, sharey=True)
-  for index, (name, group) in enumerate(_by_recipe(rows).items()):
+  panels = figure.subplots(1, 2, sharey=True)
+  for index, (name, group) in enumerate(_by_fit(rows).items()):
     length = min(len(row['curve']) for row in group)
     curves = np.array([row['curve'][:length] for row in group])  # [images, blocks, 3]
     steps, psnr = curves[0, :, 0], curves[:, :, 2].mean(axis=0)
     seconds = np.median(curves[:, :, 1], axis=0)
-    for place, x in zip(axes, (steps, seconds), strict=True):
-      place.plot(x, psnr, color=f'C{index % 10}', lw=2, label=name)
-  for place, label in zip(axes, ('steps', 'seconds'), strict=True):
-    place.set(xscale='log', xlabel=label)
-    place.grid(alpha=0.3, which='both')
+    for axes, x in zip(panels, (steps, seconds), strict=True):
+      axes.plot(x, psnr, color=f'C{index % 10}', lw=2, label=name)
+  for axes, label in zip(panels, ('steps', 'seconds'), strict=True):
+    axes.set(xscale='log', xlabel=label)
+    axes.grid(alpha=0.3, which='both')
   count = len({row['image'] for row in rows})
-  axes[0].set_ylabel(f'PSNR, dB: mean of {count} image{"s" * (count > 1)}')
-  axes[0].legend(loc='lower right')
-  report.save_figure(figure, path)
+  panels[0].set_ylabel(f'PSNR, dB: mean of {count} image{"s" * (count > 1)}')
+  panels[0].legend(loc='lower right')
+  return figure

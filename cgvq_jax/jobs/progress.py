@@ -1,41 +1,40 @@
-"""What a person sees of an encode's long stages: a bar for each on a terminal, elsewhere a line."""
+"""Progress of an encode's stages: a bar for each on a terminal, else a line when a stage ends."""
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Mapping
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from tqdm import tqdm
 
-from cgvq_jax.fit.blocks import Progress
+from cgvq_jax.evaluate.timer import Stopwatch
+
+if TYPE_CHECKING:
+  from cgvq_jax.fit.stages import Progress, Stage
 
 
 class Bars:
   """Shows the stages of one encode: steps done, PSNR, time left.
 
-  `steps` gives each stage's steps. On a terminal a bar moves with every block of steps; elsewhere
-  one line is written when a stage ends; `quiet` shows nothing.
+  On a terminal a bar moves after every block of steps; elsewhere one line is written when a stage
+  ends; with `quiet` nothing is shown.
   """
 
-  def __init__(
-    self, name: str, steps: Mapping[str, int], quiet: bool = False, file: TextIO | None = None
-  ):
-    self._name, self._steps, self._quiet = name, steps, quiet
+  def __init__(self, title: str, quiet: bool = False, file: TextIO | None = None):
+    self._title, self._quiet = title, quiet
     self._file = sys.stderr if file is None else file
     self._bar: tqdm | None = None
-    self._start = time.perf_counter()
+    self._stopwatch = Stopwatch()
 
-  def begin(self, stage: str, done: int = 0) -> None:
-    """A stage starts, or goes on after `done` steps."""
+  def begin(self, stage: Stage, done: int = 0) -> None:
+    """A stage starts, or continues after `done` steps."""
     self.close()
-    self._start = time.perf_counter()
-    if self._quiet or not self._file.isatty() or done >= self._steps[stage]:
+    self._stopwatch = Stopwatch()
+    if self._quiet or not self._file.isatty() or done >= stage.num_steps:
       return
     self._bar = tqdm(
-      desc=f'{self._name} {stage}',
-      total=self._steps[stage],
+      desc=f'{self._title} {stage.name}',
+      total=stage.num_steps,
       initial=done,
       unit='step',
       file=self._file,
@@ -43,20 +42,19 @@ class Bars:
       bar_format='{desc}: {n_fmt}/{total_fmt} |{bar}| {elapsed}, {remaining} left{postfix}',
     )
 
-  def show(self, stage: str, progress: Progress) -> None:
+  def show(self, stage: Stage, progress: Progress) -> None:
     """A block of steps is done."""
     if self._bar is not None:
       self._bar.set_postfix_str(f'{progress.psnr:.2f} dB', refresh=False)
       self._bar.update(progress.step - self._bar.n)
-      if progress.step >= self._steps[stage]:
+      if progress.step >= stage.num_steps:
         self.close()
-    elif progress.step >= self._steps[stage] and not self._quiet:
-      seconds = time.perf_counter() - self._start
-      line = f'{self._name} {stage}: {progress.step} steps, {progress.psnr:.2f} dB, {seconds:.1f} s'
-      print(line, file=self._file, flush=True)
+    elif progress.step >= stage.num_steps and not self._quiet:
+      done = f'{progress.step} steps, {progress.psnr:.2f} dB, {self._stopwatch.elapsed:.1f} s'
+      print(f'{self._title} {stage.name}: {done}', file=self._file, flush=True)
 
   def close(self) -> None:
-    """Leaves the last bar as it stands."""
+    """Ends the bar that is shown, which stays on the terminal as it is."""
     if self._bar is not None:
       self._bar.close()
       self._bar = None

@@ -1,91 +1,71 @@
-"""Many images: each encoded to a file by each method, decoded in a new process and measured.
+"""Encodes many images by several methods, decodes each file in a new process, measures and reports.
 
 Under the working folder:
-  <method>/<setting>/<image>.cgvq   the file; a setting is N, or q<quality> where a method has
-                                    one; <method>-K<K> where K is not the method's own
-  <method>/<setting>/<image>.png    what a new process decoded of it
-  <method>/<setting>/<image>.json   its row and the settings that it was made with
-  fits/<setting>/<image>/           states of the fit, which methods share, and of a fine-tuning
-  baselines.json                      rows of JPEG, WebP, AVIF and JPEG 2000
-  results.json, report.md and plots of all files that are there
-Everything appears whole or not at all and is looked at before it is made, so the same job run again
-makes what is missing, what other settings made, and nothing else.
+  <method>/<setting>/<image>.cgvq   the file; its setting is q<quality>, or N where the method has
+                                    no quality; <method>-K<K> where K is not the method's default
+  <method>/<setting>/<image>.png    the image that a new process decoded
+  <method>/<setting>/<image>.json   its row, and the settings that it was made with
+  fits/<setting>/<image>/fit/       the last state of the fit, which the methods share
+  fits/<setting>/<image>/<method>/  states of an encode's other stages, until its file is written
+  baselines.json                    rows of JPEG, WebP, AVIF and JPEG 2000
+  results.json, report.md, plots    of all files that are in the folder
+Every file appears whole or not at all. A job first looks at what is there, so the same job run
+again makes only the files that are missing, damaged or made with other settings.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import itertools
-import json
 import math
 import os
-import subprocess
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import jax
-import numpy as np
-from jaxtyping import Float, UInt8
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cgvq_jax import codec, devices, metrics
 from cgvq_jax.bitstream import container
 from cgvq_jax.evaluate import baselines, compare, report, similarity
-from cgvq_jax.fit.api import Recipe
-from cgvq_jax.fit.blocks import FitError
-from cgvq_jax.io import files, images
-from cgvq_jax.jobs import checkpoint
+from cgvq_jax.fit.settings import FitSettings
+from cgvq_jax.io import images
+from cgvq_jax.jobs import base, checkpoint
+from cgvq_jax.jobs.base import Outcome, Source, reported
 from cgvq_jax.jobs.progress import Bars
-from cgvq_jax.methods.registry import ABLATIONS, CODEBOOK_METHODS, METHODS, Method
+from cgvq_jax.methods import registry
+from cgvq_jax.methods.base import Method
 
-_PACKAGE_PARENT = Path(__file__).parents[1]
-
-
-class Source(NamedTuple):
-  """An image of the job, read when its turn comes."""
-
-  name: str
-  load: Callable[[], images.LoadedImage]
+if TYPE_CHECKING:
+  import numpy as np
+  from jaxtyping import Float, UInt8
 
 
 class Point(NamedTuple):
-  """What to make of each image: of the papers' methods at some N and K, of others at a quality."""
+  """A method and the options that it has; those that it does not have are None."""
 
-  method: str  # a key of METHODS or ABLATIONS
+  method: str  # a key of METHODS
   num_gaussians: int | None = None
   num_clusters: int | None = None
+  order: str | None = None  # of the Gaussians in the file
   quality: float | None = None
 
   @property
   def setting(self) -> str:
-    return str(self.num_gaussians) if self.quality is None else f'q{self.quality:g}'
+    """The name of the point on its method's curve."""
+    if self.quality is not None:
+      return f'q{self.quality:g}'
+    return 'default' if self.num_gaussians is None else str(self.num_gaussians)
 
   def make(self, channels: int) -> Method:
-    quality = () if self.quality is None else (self.quality,)
-    return (METHODS | ABLATIONS)[self.method](channels, *quality)
+    """The method with these options, for images of so many channels."""
+    return registry.make(self.method, channels, **self.options)
 
-
-class Settings(NamedTuple):
-  """What else the files depend on."""
-
-  fit: Recipe = Recipe()
-  finetune_steps: int = 500
-  order: str = 'sorted'  # a key of ordering.ORDERS
-
-
-class Outcome(NamedTuple):
-  """What a job did: numbers of files, and a line for each failure."""
-
-  encoded: int
-  unchanged: int
-  failures: list[str]
-
-
-class DecodeError(RuntimeError):
-  """A new process could not decode a file; says which, and what that process said."""
+  @property
+  def options(self) -> dict[str, Any]:
+    """The options by name, as `registry.make` takes them."""
+    options = self._asdict()
+    del options['method']
+    return options
 
 
 def grid(
@@ -93,20 +73,37 @@ def grid(
   num_gaussians: Sequence[int],
   num_clusters: Sequence[int | None] = (None,),
   qualities: Sequence[float] = (),
+  order: str | None = None,
 ) -> list[Point]:
-  """Every method at every N and K, or at every quality where it has one, each once; K = None is the
-  method's own, and K is at most N."""
-  papers = [
-    Point(method, count, min(clusters or CODEBOOK_METHODS[method]().num_clusters, count))
+  """A point for each quality of a method that has that option, else for each N and K; each once.
+
+  A K of None is the method's default, and K is at most N. A method without one of the options
+  `num_gaussians`, `num_clusters` and `order` is made without it.
+  """
+  by_count = [
+    _counted(method, count, clusters, order)
     for count, method, clusters in itertools.product(num_gaussians, methods, num_clusters)
-    if method in CODEBOOK_METHODS
+    if 'quality' not in registry.options(method)
   ]
-  others = [
+  by_quality = [
     Point(method, quality=quality)
     for quality, method in itertools.product(qualities, methods)
-    if method not in CODEBOOK_METHODS
+    if 'quality' in registry.options(method)
   ]
-  return list(dict.fromkeys(papers + others))
+  return list(dict.fromkeys(by_count + by_quality))
+
+
+def _counted(method: str, count: int, clusters: int | None, order: str | None) -> Point:
+  """A point at some N and K, of which it keeps what the method has as an option."""
+  known = registry.options(method)
+  if 'num_clusters' in known:
+    clusters = min(clusters or _default_clusters(method), count)
+  options = {'num_gaussians': count, 'num_clusters': clusters, 'order': order}
+  return Point(method, **{name: value for name, value in options.items() if name in known})
+
+
+def _default_clusters(method: str) -> int:
+  return inspect.signature(registry.METHODS[method]).parameters['num_clusters'].default
 
 
 def run(
@@ -114,22 +111,23 @@ def run(
   workdir: str | os.PathLike[str],
   *,
   points: Sequence[Point],
-  settings: Settings,
-  classic_codecs: Sequence[str] = (),
-  judged: report.Judged = report.ALONE,
+  settings: FitSettings = FitSettings(),
+  baseline_codecs: Sequence[str] = (),
+  comparison: report.Comparison = report.DEFAULT_COMPARISON,
   checkpoint_seconds: float = 60.0,
 ) -> Outcome:
-  """Makes every point of every image, one after another; what is there already is left alone.
+  """Makes the file of every point of every image, one after another, unless it is there already.
 
-  An image or a point that fails is reported on stderr and the others go on. The state of the
-  running stage is saved every `checkpoint_seconds` and on KeyboardInterrupt, which goes through.
-  `classic_codecs` are measured on the same images, and `judged` is how the report compares.
+  An image or a point that fails is reported on stderr, and the job continues with the next one. The
+  state of the running stage is saved every `checkpoint_seconds` and on KeyboardInterrupt, which
+  is raised again. `settings` must hold names, not functions. `baseline_codecs`, keys of
+  baselines.CODECS, are measured on the same images.
 
-  A row's `encode_seconds` are what one file would take a user: wall seconds from the pixels to the
-  bytes, compilation included where this process compiled, the shared fit counted in each row, and
-  of an encode that was killed and went on, without the work that was lost. `decode_seconds` are
-  the median of some decodes of the bytes to pixels once everything is compiled. The quality is that
-  of the PNG that a new process decoded.
+  A row's `encode_seconds` are what one file would take a user: wall seconds from pixels to bytes,
+  compilation included where this process compiled. The shared fit counts in each row, and work that
+  was lost when an encode was killed does not count. `decode_seconds` are the median of some decodes
+  from bytes to pixels once everything is compiled. Quality is that of the PNG that a new process
+  decoded.
 
   Raises:
     OSError: the folder cannot be made or written.
@@ -137,124 +135,118 @@ def run(
   workdir = Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   records = _read_records(workdir)
-  classic_rows = _read_json(workdir / 'baselines.json', [])
+  baseline_rows = base.read_json(workdir / 'baselines.json', [])
   failures: list[str] = []
-  encoded = unchanged = 0
+  made = unchanged = 0
   for source in sources:
     with reported(source.name, failures):
       image = source.load()
       for note in image.notes:
         print(f'{source.name}: {note}', flush=True)
-      digest = digest_of(image.pixels)
-      for name in classic_codecs:
-        classic_rows = _with_classic(workdir, classic_rows, name, source.name, image.pixels, digest)
+      digest = base.digest_of(image.pixels)
+      for name in baseline_codecs:
+        baseline_rows = _with_baseline(
+          workdir, baseline_rows, name, source.name, image.pixels, digest
+        )
       for point in points:
-        task = _Task.of(source.name, image.pixels, digest, point, settings, workdir)
+        task = Task(source.name, digest, image.pixels.shape, point, settings, workdir)
         record = records.pop(task.file, None)
         if record and record['settings'] == task.settings_of_file():
           records[task.file] = record
           unchanged += 1
           continue
-        devices.forget_programs_if_many()
+        devices.clear_programs_if_many()
         with reported(task.title, failures):
           records[task.file] = _make(task, image.pixels, checkpoint_seconds)
-          encoded += 1
+          made += 1
           _write_results(workdir, records)
   _write_results(workdir, records)
-  shown = [row for row in classic_rows if row['method'] in classic_codecs]
-  _write_report(workdir, records, shown, judged)
-  return Outcome(encoded, unchanged, failures)
+  shown = [row for row in baseline_rows if row['method'] in baseline_codecs]
+  _write_report(workdir, records, shown, comparison)
+  return Outcome(made, unchanged, failures)
 
 
-class _Task(NamedTuple):
+class Task(NamedTuple):
   """One file to be made."""
 
   image: str
   digest: str  # of the image's pixels
-  num_gaussians: int  # at most
+  shape: tuple[int, ...]  # of the image
   point: Point
-  settings: Settings
+  settings: FitSettings
   workdir: Path
-
-  @classmethod
-  def of(
-    cls, image: str, pixels: np.ndarray, digest: str, point: Point, settings, workdir
-  ) -> _Task:
-    method = point.make(pixels.shape[2])
-    count = point.num_gaussians or method.num_gaussians(math.prod(pixels.shape[:2]))
-    return cls(image, digest, count, point, settings, workdir)
 
   @property
   def title(self) -> str:
-    method, _, clusters, _ = self.point
-    setting = self.point.setting
-    return f'{self.image} {method} ' + (f'N={setting} K={clusters}' if clusters else setting)
+    """As progress and failures name it."""
+    point = self.point
+    option = point.setting
+    if point.num_clusters:
+      option = f'N={point.num_gaussians} K={point.num_clusters}'
+    return f'{self.image} {point.method} {option}'
+
+  @property
+  def folder(self) -> str:
+    """The name of the folder of its method."""
+    method, count, clusters = self.point[:3]
+    usual = min(_default_clusters(method), count) if count and clusters else None
+    return method if clusters == usual else f'{method}-K{clusters}'
 
   @property
   def file(self) -> Path:
-    method, count, clusters, _ = self.point
-    usual = (
-      min(CODEBOOK_METHODS[method]().num_clusters, count)
-      if count and method in CODEBOOK_METHODS
-      else None
-    )
-    folder = method if clusters == usual else f'{method}-K{clusters}'
-    return self.workdir / folder / self.point.setting / f'{self.image}.cgvq'
+    return self.workdir / self.folder / self.point.setting / f'{self.image}.cgvq'
 
-  def stages(self) -> dict[str, checkpoint.Stage]:
-    """Steps of the two stages and where their states are kept; a fit is every method's."""
+  @property
+  def method(self) -> Method:
+    """The method with its options."""
+    return self.point.make(self.shape[2])
+
+  @property
+  def num_gaussians(self) -> int:
+    """The most Gaussians that are fitted."""
+    return self.method.gaussian_budget(math.prod(self.shape[:2]))
+
+  def locate(self, stage: str) -> checkpoint.Location:
+    """Where the states of a stage are saved: those of a fit in one place for all methods."""
     states = self.workdir / 'fits' / self.point.setting / self.image
-    fit_steps, finetune_steps = self.settings.fit.steps, self.settings.finetune_steps
-    tuning = states / self.file.parts[-3]
-    return {
-      'fit': checkpoint.Stage(states / 'fit', fit_steps, self.settings_of_fit()),
-      'finetune': checkpoint.Stage(tuning, finetune_steps, self.settings_of_file()),
-    }
+    if stage == 'fit':
+      return checkpoint.Location(states / 'fit', self.settings_of_fit())
+    return checkpoint.Location(states / self.folder / stage, self.settings_of_file())
 
   def settings_of_fit(self) -> dict[str, Any]:
-    asked = {'num_gaussians': self.num_gaussians, 'quality': self.point.quality}
-    return {'image': self.digest, **asked, **self.settings.fit._asdict()}
+    """All that the shared fit depends on."""
+    settings = self.settings._asdict()
+    del settings['finetune_steps']
+    options = {'num_gaussians': self.num_gaussians, 'quality': self.point.quality}
+    return {'image': self.digest, **options, **settings}
 
   def settings_of_file(self) -> dict[str, Any]:
-    settings = {**self.settings._asdict(), 'fit': self.settings.fit._asdict()}
-    asked = {**self.point._asdict(), 'num_gaussians': self.num_gaussians}
-    return {'image': self.digest, **asked, **settings}
+    """All that the file depends on."""
+    options = {**self.point._asdict(), 'num_gaussians': self.num_gaussians}
+    return {'image': self.digest, **options, **self.settings._asdict()}
 
 
-def _make(task: _Task, pixels: Float[np.ndarray, 'H W C'], every: float) -> dict[str, Any]:
+def _make(task: Task, pixels: Float[np.ndarray, 'H W C'], every: float) -> dict[str, Any]:
   """Encodes, decodes and measures one file; returns its record."""
   task.file.parent.mkdir(parents=True, exist_ok=True)
   record_file = task.file.with_suffix('.json')
   record_file.unlink(missing_ok=True)
-  stages = task.stages()
-  bars = Bars(task.title, {name: stage.steps for name, stage in stages.items()})
-  keeper = checkpoint.Checkpointer(task.title, stages, every, bars)
+  bars = Bars(task.title)
+  checkpointer = checkpoint.Checkpointer(task.title, task.locate, every, bars)
   try:
-    data = codec.encode(
-      pixels,
-      task.point.make(pixels.shape[2]),
-      num_gaussians=task.num_gaussians,
-      num_clusters=task.point.num_clusters,
-      fit_steps=task.settings.fit.steps,
-      finetune_steps=task.settings.finetune_steps,
-      seed=task.settings.fit.seed,
-      **task.settings.fit.functions(),
-      order=task.settings.order,
-      resume=keeper.resume,
-      on_block=keeper.on_block,
-    )
+    data = codec.encode(pixels, task.method, task.settings, checkpointer.hooks)
   except KeyboardInterrupt:
-    keeper.save()
+    checkpointer.save()
     raise
   finally:
     bars.close()
-  encode_seconds = keeper.seconds
+  encode_seconds = checkpointer.seconds
   container.write_file(task.file, data)
   row = _row(task, images.to_bytes8(pixels), data, encode_seconds)
   checksum = hashlib.sha256(data).hexdigest()
   record = {'settings': task.settings_of_file(), 'sha256': checksum, 'row': row}
-  files.write_atomically(record_file, (json.dumps(record, indent=1) + '\n').encode())
-  checkpoint.remove(stages['finetune'].folder)
+  base.write_json(record_file, record)
+  checkpoint.remove(task.locate('finetune').folder.parent)  # only the fit is of further use
   print(
     f'{task.title}: {row["bytes"]} bytes, {row["bpp"]:.4f} bpp, {row["psnr"]:.2f} dB, '
     f'MS-SSIM {row["ms_ssim"]:.4f}, {encode_seconds:.1f} s',
@@ -264,10 +256,10 @@ def _make(task: _Task, pixels: Float[np.ndarray, 'H W C'], every: float) -> dict
 
 
 def _row(
-  task: _Task, original: UInt8[np.ndarray, 'H W C'], data: bytes, encode_seconds: float
+  task: Task, original: UInt8[np.ndarray, 'H W C'], data: bytes, encode_seconds: float
 ) -> dict[str, Any]:
-  """The measures of one file."""
-  decoded = _decode_in_new_process(task.file)
+  """The measures of one file, as `report` lists them."""
+  decoded = base.decode_in_new_process(task.file)
   about = container.describe(data)
   return {
     'image': task.image,
@@ -275,7 +267,7 @@ def _row(
     'setting': task.point.setting,
     'num_gaussians': about['num_gaussians'],
     'num_clusters': task.point.num_clusters or 1,
-    'fit_steps': task.settings.fit.steps,
+    'fit_steps': task.settings.steps,
     'finetune_steps': task.settings.finetune_steps,
     'bytes': about['bytes'],
     'sections': about['sections'],
@@ -285,82 +277,33 @@ def _row(
     'ms_ssim': similarity.ms_ssim(original, decoded),
     'encode_seconds': encode_seconds,
     'decode_seconds': compare.warm_decode_seconds(data),
-    'device': _device(),
+    'device': base.device_name(),
   }
 
 
-def _decode_in_new_process(file: Path) -> UInt8[np.ndarray, 'H W C']:
-  """The 8-bit pixels of the PNG that another process makes of a file, left beside it."""
-  png = file.with_suffix('.png')
-  path = os.pathsep.join(filter(None, [str(_PACKAGE_PARENT), os.environ.get('PYTHONPATH')]))
-  # This process holds most of a GPU's memory; the other takes only what it needs of the rest.
-  environment = {**os.environ, 'PYTHONPATH': path, 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
-  done = subprocess.run(
-    [sys.executable, '-m', 'cgvq_jax', 'decode', str(file), str(png)],
-    env=environment,
-    capture_output=True,
-    text=True,
-  )
-  if done.returncode:
-    said = done.stderr.strip().splitlines() or ['nothing']
-    raise DecodeError(f'{file}: the decoder ended with {done.returncode} and said: {said[-1]}')
-  return images.to_bytes8(images.load(png).pixels)
-
-
-def _device() -> str:
-  device = jax.devices()[0]
-  return f'CPU, {devices.usable()} cores' if device.platform == 'cpu' else device.device_kind
-
-
-@contextmanager
-def reported(name: str, failures: list[str]) -> Iterator[None]:
-  """Turns a failure into a line; one that nobody foresaw is also shown in full."""
-  try:
-    yield
-  except Exception as error:
-    foreseen = (images.ImageError, container.ContainerError, FitError, DecodeError, OSError)
-    if not isinstance(error, foreseen):
-      traceback.print_exc()
-    lines = str(error).strip().splitlines() or ['']
-    failures.append(f'{name}: {type(error).__name__}: {lines[0]}')
-    print(f'failed: {failures[-1]}', file=sys.stderr, flush=True)
-
-
-def digest_of(pixels: Float[np.ndarray, 'H W C']) -> str:
-  return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
-
-
-def _with_classic(
-  workdir: Path, rows: list[dict[str, Any]], method: str, name: str, pixels, digest: str
+def _with_baseline(
+  workdir: Path, rows: list[dict[str, Any]], codec_name: str, image: str, pixels, digest: str
 ) -> list[dict[str, Any]]:
-  """The classic codecs' rows, those of this one and this image among them."""
+  """The baseline rows with those of one codec and one image, measured unless they are there."""
 
   def same(row: dict[str, Any]) -> bool:
-    return (row['method'], row['image']) == (method, name)
+    return (row['method'], row['image']) == (codec_name, image)
 
   if any(same(row) and row['source'] == digest for row in rows):
     return rows
-  points = baselines.points(images.to_bytes8(pixels), method, name)
+  points = baselines.points(images.to_bytes8(pixels), codec_name, image)
   measured = [{**row, 'source': digest} for row in points]
   rows = [row for row in rows if not same(row)] + measured
   if measured:
-    report.write_json(workdir / 'baselines.json', rows)
+    base.write_json(workdir / 'baselines.json', rows)
   return rows
 
 
-def _read_json(path: Path, default: Any) -> Any:
-  """A file's contents, or the default where there is no such file or it is damaged."""
-  try:
-    return json.loads(path.read_text('utf-8'))
-  except (OSError, ValueError):
-    return default
-
-
 def _read_records(workdir: Path) -> dict[Path, dict[str, Any]]:
-  """By file, the records whose file is there as it was made."""
+  """The records of all files that are as they were written, by file."""
   records = {}
   for path in workdir.glob('*/*/*.json'):
-    file, record = path.with_suffix('.cgvq'), _read_json(path, None)
+    file, record = path.with_suffix('.cgvq'), base.read_json(path)
     if isinstance(record, dict) and {'settings', 'sha256', 'row'} <= record.keys():
       data = file.read_bytes() if file.is_file() else b''
       if hashlib.sha256(data).hexdigest() == record['sha256']:
@@ -375,22 +318,22 @@ def _rows(records: dict[Path, dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _write_results(workdir: Path, records: dict[Path, dict[str, Any]]) -> None:
-  """Writes results.json, unless it holds these rows already."""
+  """Writes results.json, unless it has these rows already."""
   rows = _rows(records)
-  if _read_json(workdir / 'results.json', None) != rows:
-    report.write_json(workdir / 'results.json', rows)
+  if base.read_json(workdir / 'results.json') != rows:
+    base.write_json(workdir / 'results.json', rows)
 
 
 def _write_report(
   workdir: Path,
   records: dict[Path, dict[str, Any]],
-  classic_rows: list[dict[str, Any]],
-  judged: report.Judged,
+  baseline_rows: list[dict[str, Any]],
+  comparison: report.Comparison,
 ) -> None:
-  """Writes the report and its plots, unless they say this already."""
+  """Writes the report and its plots, unless they are there and of the same rows."""
   rows = _rows(records)
   written = workdir / 'report.md'
-  whole = written.is_file() and all((workdir / plot).is_file() for plot in report.PLOTS)
-  said = written.read_text('utf-8') if whole else ''
-  if rows and not said.startswith(report.markdown(rows, classic_rows, judged)):
-    report.write(workdir, rows, classic_rows, judged)
+  whole = written.is_file() and all((workdir / plot).is_file() for plot in report.PLOTS.values())
+  text = written.read_text('utf-8') if whole else ''
+  if rows and not text.startswith(report.markdown(rows, baseline_rows, comparison)):
+    report.write(workdir, rows, baseline_rows, comparison)

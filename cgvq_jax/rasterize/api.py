@@ -296,6 +296,6 @@ def _shared_program():
     return image, lax.pmax(bins.num_pairs, axis) if axis else bins.num_pairs
 
   def program(gaussians, **static):
-    return devices.together(partial(render, **static))(gaussians)
+    return devices.over_devices(partial(render, **static))(gaussians)
 
   return jax.jit(program, static_argnames=_STATIC, compiler_options=devices.compiler_options())

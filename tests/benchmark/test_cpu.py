@@ -11,7 +11,7 @@ import raster_scenes as small_scenes
 
 from cgvq_jax import devices
 from cgvq_jax.benchmark import cpu, scenes
-from cgvq_jax.benchmark.timer import repeat
+from cgvq_jax.evaluate.timer import repeat
 from cgvq_jax.primitives.geometry import CUTOFF, squared_distance, whitening
 from cgvq_jax.rasterize import tiles
 

@@ -1,4 +1,4 @@
-"""Pictures by their pixels."""
+"""Figures by what they show."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cgvq_jax.evaluate import pictures, report
+from cgvq_jax.evaluate import pictures, plots
 from cgvq_jax.io import images
 from cgvq_jax.primitives.trees import Gaussians
 
@@ -27,21 +27,19 @@ def test_side_by_side_writes_a_picture(tmp_path, channels):
   original = np.random.default_rng(0).integers(0, 256, (30, 40, channels), np.uint8)
   path = tmp_path / 'a.png'
   gaussians = _gaussians(50, channels)
-  pictures.side_by_side(
-    original, original, gaussians, np.arange(50) % 4, path, 'of a file named $\\x$'
-  )
+  title = 'of a file named $\\x$'
+  figure = pictures.side_by_side(original, original, gaussians, np.arange(50) % 4, title)
+  plots.save_figure(figure, path)
   assert list(tmp_path.iterdir()) == [path] and images.load(path).pixels.std() > 0.1
 
 
-def test_side_by_side_panels(monkeypatch):
-  figures = []
-  monkeypatch.setattr(report, 'save_figure', lambda figure, path: figures.append(figure))
+def test_side_by_side_panels():
   original = np.zeros((30, 40, 4), np.uint8)
   original[..., 3] = [[0] * 20 + [255] * 20] * 30
   decoded = original.copy()
   decoded[..., 0] += 10  # invisible on the left, where alpha is 0
-  pictures.side_by_side(original, decoded, _gaussians(4000), np.arange(4000) % 7, 'a.png', 'title')
-  axes = figures[0].axes
+  gaussians, labels = _gaussians(4000), np.arange(4000) % 7
+  axes = pictures.side_by_side(original, decoded, gaussians, labels, 'title').axes
   np.testing.assert_array_equal(axes[0].images[0].get_array()[0, [0, -1]], [[255] * 3, [0] * 3])
   np.testing.assert_array_equal(axes[2].images[0].get_array()[0, [0, -1]], [[0] * 3, [40, 0, 0]])
   assert axes[2].get_title() == 'error: |difference| x 4'
@@ -52,13 +50,12 @@ def test_side_by_side_panels(monkeypatch):
 def test_side_by_side_refuses():
   original, gaussians = np.zeros((30, 40, 3), np.uint8), _gaussians(5)
   with pytest.raises(ValueError, match=r'decoded: wanted the shape \(30, 40, 3\)'):
-    pictures.side_by_side(original, original[1:], gaussians, np.zeros(5, int), 'a.png', '')
+    pictures.side_by_side(original, original[1:], gaussians, np.zeros(5, int), '')
   with pytest.raises(ValueError, match=r'labels: wanted \[5\], got shape \(4,\)'):
-    pictures.side_by_side(original, original, gaussians, np.zeros(4, int), 'a.png', '')
+    pictures.side_by_side(original, original, gaussians, np.zeros(4, int), '')
 
 
-def test_strongest_ellipses_are_kept(monkeypatch):
-  monkeypatch.setattr(pictures, '_MAX_ELLIPSES', 2)
+def test_strongest_ellipses_are_kept():
   gaussians = Gaussians(
     mean_xy=np.array([[1, 1], [2, 2], [3, 3]], np.float32),
     log_scale=np.log(np.array([[1, 1], [3, 3], [2, 2]], np.float32)),
@@ -66,7 +63,7 @@ def test_strongest_ellipses_are_kept(monkeypatch):
     color=np.array([[0.1, -9.0], [0.1, 0.2], [0.0, 0.3]], np.float32),  # area x colour: 9, 1.8, 1.2
   )
   axes = Figure().subplots()
-  assert pictures._draw_ellipses(axes, gaussians, np.zeros(3, int)) == 2
+  assert pictures.draw_ellipses(axes, gaussians, np.zeros(3, int), most=2) == 2
   np.testing.assert_array_equal(axes.collections[0].get_offsets(), [[1, 1], [2, 2]])
 
 
@@ -82,7 +79,7 @@ def test_ellipses_follow_the_image_convention():
   axes = figure.add_axes((0, 0, 1, 1))
   axes.axis('off')
   axes.set(xlim=(0, 100), ylim=(100, 0))
-  pictures._draw_ellipses(axes, gaussians, np.zeros(1, int))
+  pictures.draw_ellipses(axes, gaussians, np.zeros(1, int))
   canvas = FigureCanvasAgg(figure)
   canvas.draw()
   ink = np.asarray(canvas.buffer_rgba())[..., :3].min(-1) < 200  # [400, 400], 4 px a unit
@@ -93,17 +90,15 @@ def test_ellipses_follow_the_image_convention():
   assert np.tan(np.pi / 6) == pytest.approx(y[tip] / x[tip], abs=0.03)
 
 
-def test_worst_tiles_are_those_of_the_first(monkeypatch):
-  figures = []
-  monkeypatch.setattr(report, 'save_figure', lambda figure, path: figures.append(figure))
+def test_worst_tiles_are_those_of_the_first():
   original = np.zeros((200, 300, 3), np.uint8)  # three rows of four tiles, the last ones overlap
   ours, other = original.copy(), original.copy()
   ours[96:192, 192:288] = 20  # the worst, then the one above
   ours[:96, 192:288, 0] = 20
   ours[199] = 1
   other[:96, :96] = 255
-  pictures.worst_tiles(original, {'ours': ours, 'other': other}, 'a.png')
-  axes = np.reshape(figures[0].axes, (4, 3))
+  figure = pictures.worst_tiles(original, {'ours': ours, 'other': other})
+  axes = np.reshape(figure.axes, (4, 3))
   assert [a.get_title() for a in axes[0]] == ['original', 'ours', 'other']
   assert [a.get_xlabel() for a in axes[0]] == ['x 192, y 96', '22.11 dB', 'inf dB']
   assert [a.get_xlabel() for a in axes[1]][:2] == ['x 192, y 0', '26.88 dB']
@@ -113,13 +108,13 @@ def test_worst_tiles_are_those_of_the_first(monkeypatch):
 @pytest.mark.parametrize('shape', [(1, 1, 1), (40, 100, 4), (96, 200, 3)])
 def test_worst_tiles_of_small_images(tmp_path, shape):
   original = np.full(shape, 255, np.uint8)
-  pictures.worst_tiles(original, {'one': original}, tmp_path / 'a.png')
+  plots.save_figure(pictures.worst_tiles(original, {'one': original}), tmp_path / 'a.png')
   assert images.load(tmp_path / 'a.png').pixels.std() > 0
 
 
 def test_worst_tiles_refuse():
   original = np.zeros((30, 40, 3), np.uint8)
   with pytest.raises(ValueError, match=r'two: wanted the shape \(30, 40, 3\)'):
-    pictures.worst_tiles(original, {'one': original, 'two': original[1:]}, 'a.png')
+    pictures.worst_tiles(original, {'one': original, 'two': original[1:]})
   with pytest.raises(ValueError, match='wanted one image or more'):
-    pictures.worst_tiles(original, {}, 'a.png')
+    pictures.worst_tiles(original, {})

@@ -170,7 +170,9 @@ def test_one_device_and_several_agree(adam_run, monkeypatch):
     steps, rates, frame=optimizers.pixel_frame, preconditioner=optax.identity
   )
   want, _ = run(scene.gaussians, image, steps, optimizer)
-  monkeypatch.setattr(devices, 'mesh', lambda: jax.sharding.Mesh(jax.devices()[:1], ('core',)))
+  monkeypatch.setattr(
+    devices, 'mesh', lambda: jax.sharding.Mesh(jax.devices()[:1], (devices.AXIS,))
+  )
   blocks._block_program.cache_clear()
   got, _ = run(scene.gaussians, image, steps, optimizer)
   blocks._block_program.cache_clear()

@@ -97,7 +97,7 @@ def test_load_16_bit_big_endian(tmp_path):
   np.testing.assert_allclose(pixels[0, :, 0], [1 / 65535, 1], atol=1e-7)
 
 
-def test_load_16_bit_colour_says_that_bits_are_lost(tmp_path):
+def test_load_16_bit_colour_notes_that_bits_are_lost(tmp_path):
   def chunk(name, data):
     return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
 
@@ -149,7 +149,7 @@ def test_load_reads_the_first_frame(tmp_path):
   assert notes[0] == 'first of 3 frames read'
 
 
-def test_load_says_that_a_profile_is_not_applied(tmp_path):
+def test_load_notes_that_a_profile_is_not_applied(tmp_path):
   path = _write(tmp_path / 'a.png', _picture('RGB'), icc_profile=b'profile')
   assert images.load(path).notes == ('embedded colour profile not applied',)
 
@@ -316,7 +316,7 @@ def test_find_dataset_wants_all_of_kodak(tmp_path, monkeypatch):
     datasets.find_dataset()
 
 
-def test_find_dataset_says_the_ways_to_get_kodak(tmp_path, monkeypatch):
+def test_find_dataset_names_the_ways_to_get_kodak(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   monkeypatch.delenv('CGVQ_KODAK', raising=False)
   with pytest.raises(images.ImageError) as error:
@@ -345,24 +345,24 @@ def test_select_picks_by_stem(tmp_path):
 
 
 def _serve(monkeypatch, size):
-  asked = []
+  requested = []
 
   def urlopen(address, timeout):
-    asked.append(address)
+    requested.append(address)
     buffer = io.BytesIO()
     Image.new('RGB', size).save(buffer, 'PNG')
     return io.BytesIO(buffer.getvalue())
 
   monkeypatch.setattr(urllib.request, 'urlopen', urlopen)
-  return asked
+  return requested
 
 
 def test_download_kodak_fetches_what_is_missing(tmp_path, monkeypatch):
-  asked = _serve(monkeypatch, (768, 512))
+  requested = _serve(monkeypatch, (768, 512))
   folder = tmp_path / 'kodak'
   _fill(folder, KODAK[:22])
   paths = datasets.download_kodak(folder)
-  assert asked == [f'https://r0k.us/graphics/kodak/kodak/kodim{n}.png' for n in (23, 24)]
+  assert requested == [f'https://r0k.us/graphics/kodak/kodak/kodim{n}.png' for n in (23, 24)]
   assert [path.stem for path in paths] == KODAK and all(path.is_file() for path in paths)
   assert len(list(folder.iterdir())) == 24
 

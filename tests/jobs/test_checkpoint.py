@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cgvq_jax.fit import blocks, optimizers
+from cgvq_jax.fit import optimizers, stages
 from cgvq_jax.jobs import checkpoint
 from cgvq_jax.methods import codebooks
 from cgvq_jax.primitives.trees import Gaussians
@@ -20,7 +20,7 @@ from cgvq_jax.primitives.trees import Gaussians
 SETTINGS = {'seed': 3, 'loss': 'l2'}
 
 
-def make_state(count: int = 5, step: int = 0) -> codebooks.TuneState:
+def make_state(count: int = 5, step: int = 0) -> stages.StageState:
   """Dataclasses, optax's named tuples, empty tuples, scalars: all that a real state has."""
   values = np.random.default_rng(step).normal(size=(4, count, 3)).astype(np.float32)
   gaussians = Gaussians(values[0, :, :2], values[1, :, :2], values[2, :, 0], values[3])
@@ -29,8 +29,8 @@ def make_state(count: int = 5, step: int = 0) -> codebooks.TuneState:
     codebooks.Rows((), {'step': jnp.arange(3, dtype=jnp.int16)}, jnp.ones((2, 2), jnp.bfloat16)),
   )
   optimizer = optimizers.adam(7)
-  state = blocks.FitState(params, (), optimizer.init(params.gaussians), jnp.int32(step))
-  return codebooks.TuneState(state, state, jnp.array(-jnp.inf))
+  state = stages.FitState(params, (), optimizer.init(params.gaussians), jnp.int32(step))
+  return stages.StageState(state, (state, jnp.array(-jnp.inf)))
 
 
 def assert_same(got, want):
@@ -65,7 +65,7 @@ def test_nothing_there_is_none(tmp_path):
   assert checkpoint.restore(tmp_path, make_state(), SETTINGS) is None
 
 
-def test_other_settings_and_other_shapes_are_said(tmp_path):
+def test_other_settings_and_other_shapes_are_refused(tmp_path):
   checkpoint.save(tmp_path, 50, make_state(5), SETTINGS)
   with pytest.raises(checkpoint.CheckpointError, match=r'wanted seed 4 \(got 3\)'):
     checkpoint.restore(tmp_path, make_state(5), {**SETTINGS, 'seed': 4})
@@ -73,7 +73,7 @@ def test_other_settings_and_other_shapes_are_said(tmp_path):
     checkpoint.restore(tmp_path, make_state(6), SETTINGS)
 
 
-def test_a_damaged_state_is_said(tmp_path):
+def test_a_damaged_state_is_refused(tmp_path):
   checkpoint.save(tmp_path, 50, make_state(), SETTINGS)
   (tmp_path / '50' / 'about' / 'metadata').write_text('{"settings": ')
   with pytest.raises(checkpoint.CheckpointError, match='wanted a state of step 50'):
@@ -103,9 +103,9 @@ def test_a_kill_leaves_the_old_state_or_the_new_one(tmp_path):
       assert process.stdout is not None and process.stdout.readline() == '1\n'
       time.sleep(delay)
       process.kill()
-      said = [1, *map(int, process.stdout.read().split())][-1]
+      saved_last = [1, *map(int, process.stdout.read().split())][-1]
     saved = checkpoint.restore(tmp_path, make_state(), SETTINGS)
-    assert saved is not None and saved.step in (said, said + 1)
+    assert saved is not None and saved.step in (saved_last, saved_last + 1)
     assert_same(saved.state, make_state(step=saved.step))
     checkpoint.save(tmp_path, saved.step + 1, make_state(), SETTINGS)
     assert [path.name for path in tmp_path.iterdir()] == [str(saved.step + 1)]

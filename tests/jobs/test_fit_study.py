@@ -1,4 +1,4 @@
-"""Studies of the fit: rows that are kept, means, the plot, and the configs that ask for them."""
+"""Studies of the fit: rows that are kept, means, the plot, and their configs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import pytest
 from PIL import Image
 from small_jobs import call, share_programs, sources, write_image
 
-from cgvq_jax import codec, main
-from cgvq_jax.fit.api import Recipe
+from cgvq_jax.evaluate.plots import save_figure
+from cgvq_jax.fit.settings import PRESETS, FitSettings
 from cgvq_jax.jobs import fit_study
+from cgvq_jax.jobs.config import ConfigError, fit_study_arguments
 
 FITS = {
-  'all': fit_study.Fit(40, Recipe(steps=100)),
-  'no_growth': fit_study.Fit(40, Recipe(steps=100, densifier='none')),
+  'all': fit_study.Fit(40, FitSettings(steps=100)),
+  'no_growth': fit_study.Fit(40, FitSettings(steps=100, densifier='none')),
 }
 
 
 @pytest.fixture(scope='module')
 def studied(tmp_path_factory):
-  """Two photographs and a file that is none, by two recipes."""
+  """Two photographs and a file that is no image, fitted with two settings."""
   folder = tmp_path_factory.mktemp('study')
   share_programs(tmp_path_factory.getbasetemp())
   (folder / 'photographs').mkdir()
@@ -42,9 +43,9 @@ def rows_of(job):
   }
 
 
-def test_every_image_is_fitted_by_every_recipe(studied):
+def test_every_image_is_fitted_with_all_settings(studied):
   folder, outcome = studied
-  assert outcome.encoded == 4 and outcome.unchanged == 0
+  assert outcome.made == 4 and outcome.unchanged == 0
   assert len(outcome.failures) == 1 and outcome.failures[0].startswith('c: ImageError')
   rows = rows_of(folder / 'job')
   assert sorted(rows) == ['all/a', 'all/b', 'no_growth/a', 'no_growth/b']
@@ -52,7 +53,7 @@ def test_every_image_is_fitted_by_every_recipe(studied):
     steps, seconds, psnr = np.array(row['curve']).T
     np.testing.assert_array_equal(steps, [50, 100])
     assert 0 < seconds[0] < seconds[1] <= row['seconds']
-    assert psnr[1] == pytest.approx(row['psnr'], abs=0.1)  # which is of whole grey levels
+    assert psnr[1] == pytest.approx(row['psnr'], abs=0.1)  # `psnr` is of 8-bit values
   assert rows['no_growth/a']['num_gaussians'] == 40
 
 
@@ -62,16 +63,16 @@ def test_the_same_study_again_makes_what_is_missing(studied):
   before = rows_of(job)
   (job / 'fits' / 'all' / 'b.json').write_text('{"damaged')
   again = fit_study.run(sources(folder / 'photographs'), job, fits=FITS)
-  assert (again.encoded, again.unchanged) == (1, 3)
+  assert (again.made, again.unchanged) == (1, 3)
   assert rows_of(job)['all/b']['psnr'] == before['all/b']['psnr']
-  changed = {'all': fit_study.Fit(40, Recipe(steps=100, seed=1))}
+  changed = {'all': fit_study.Fit(40, FitSettings(steps=100, seed=1))}
   again = fit_study.run(sources(folder / 'photographs'), job, fits=changed)
-  assert (again.encoded, again.unchanged) == (2, 0)
+  assert (again.made, again.unchanged) == (2, 0)
 
 
-def row(recipe, image, psnr, seconds=1.0, count=40):
+def row(name, image, psnr, seconds=1.0, count=40):
   curve = [[50, seconds / 2, psnr - 1], [100, seconds, psnr]]
-  about = {'recipe': recipe, 'image': image, 'num_gaussians': count}
+  about = {'fit': name, 'image': image, 'num_gaussians': count}
   return {**about, 'psnr': psnr, 'seconds': seconds, 'curve': curve}
 
 
@@ -88,7 +89,10 @@ def test_the_table():
 
 
 def test_the_plot(tmp_path):
-  fit_study.plot([row('x', 'a', 30.0), row('y', 'a', 29.0)], tmp_path / 'plot.png')
+  figure = fit_study.plot([row('x', 'a', 30.0), row('y', 'a', 29.0)])
+  lines = {line.get_label(): line.get_xydata() for line in figure.axes[1].lines}
+  np.testing.assert_allclose(lines['y'], [(0.5, 28), (1, 29)])
+  save_figure(figure, tmp_path / 'plot.png')
   with Image.open(tmp_path / 'plot.png') as picture:
     assert picture.size[0] > 1000 and len(picture.convert('RGB').getcolors(1 << 24)) > 50
 
@@ -107,28 +111,27 @@ def config(name, **changes):
   return made
 
 
-def alone(recipes, field):
-  return recipes['all'].recipe._replace(**{field: None})
-
-
-def test_the_ablation_turns_each_lever_off(kodak):
-  job = main.study_job(config('ablation'))
-  recipes = job['fits']
-  assert next(iter(recipes)) == 'all' and recipes['all'] == fit_study.Fit(10_000, Recipe())
+def test_the_ablation_replaces_each_part_alone(kodak):
+  job = fit_study_arguments(config('ablation'))
+  fits = job['fits']
+  default = fits['all']
+  assert next(iter(fits)) == 'all' and default == fit_study.Fit(10_000, FitSettings())
   assert len(job['sources']) == 6 and job['tuned_on'] == [s.name for s in job['sources']]
-  for field in ('initializer', 'densifier', 'optimizer', 'loss', 'seed'):
-    alone = recipes['all'].recipe._replace(**{field: None})
-    assert any(
-      r.recipe._replace(**{field: None}) == alone and r != recipes['all'] for r in recipes.values()
-    )
+  alone = set()
+  for fit in fits.values():
+    pairs = zip(fit.settings._asdict().items(), default.settings, strict=True)
+    changed = [field for (field, value), usual in pairs if value != usual]
+    if len(changed) == 1:
+      alone |= {*changed}
+  assert alone == {'initializer', 'densifier', 'optimizer', 'loss', 'seed'}
 
 
 def test_the_presets_are_the_encoders(kodak):
-  job = main.study_job(config('presets'))
+  job = fit_study_arguments(config('presets'))
   assert len(job['sources']) == 24
-  for name, preset in codec.PRESETS.items():
-    assert job['fits'][name] == fit_study.Fit(10_000, Recipe(steps=preset.fit_steps))
-  assert job['fits']['papers'].recipe.optimizer == 'papers_adan'
+  for name, preset in PRESETS.items():
+    assert job['fits'][name] == fit_study.Fit(10_000, FitSettings(steps=preset.steps))
+  assert job['fits']['papers'].settings.optimizer == 'papers_adan'
 
 
 @pytest.mark.parametrize(
@@ -136,14 +139,14 @@ def test_the_presets_are_the_encoders(kodak):
   [
     ({'names': ('bogus',)}, 'config.names: wanted one of '),
     ({'names': ()}, 'config.names: wanted some of'),
-    ({'recipes.all': {'bogus': 1}}, "config.recipes.all: wanted some of .*, got 'bogus'"),
-    ({'recipes.all': {'steps': 0}}, 'config.recipes.all.steps: wanted a whole number, 1 or more'),
+    ({'fits.all': {'bogus': 1}}, "config.fits.all: wanted some of .*, got 'bogus'"),
+    ({'fits.all': {'steps': 0}}, 'config.fits.all.steps: wanted a whole number, 1 or more'),
     ({'fit.densifier': 'x'}, 'config.fit.densifier: wanted one of matching_pursuit, none'),
   ],
 )
-def test_bad_recipes_are_named(kodak, changes, wanted):
-  with pytest.raises(main.ConfigError, match=wanted):
-    main.study_job(config('ablation', **changes))
+def test_bad_values_are_named(kodak, changes, wanted):
+  with pytest.raises(ConfigError, match=wanted):
+    fit_study_arguments(config('ablation', **changes))
 
 
 def test_the_command(studied, tmp_path):
@@ -161,6 +164,6 @@ def test_the_command(studied, tmp_path):
   ]
   code, out, err = call(*command)
   assert code == 0, err
-  assert f'2 fitted, 0 unchanged, 0 failures; see {tmp_path / "job" / "fit_study.md"}' in out
+  assert f'2 fits made, 0 unchanged, 0 failures; see {tmp_path / "job" / "fit_study.md"}' in out
   assert (tmp_path / 'job' / 'fit_study.png').is_file()
   assert call(*command)[:2] == (0, 'nothing to do: 2 fits are there and unchanged\n')

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
-from cgvq_jax.fit.blocks import Progress
+from cgvq_jax.fit.stages import Progress
 from cgvq_jax.jobs.progress import Bars
 
-STEPS = {'fit': 100, 'finetune': 50}
+FIT, FINETUNE = (
+  SimpleNamespace(name=name, num_steps=steps) for name, steps in (('fit', 100), ('finetune', 50))
+)
 
 
 class Terminal(io.StringIO):
@@ -16,11 +19,11 @@ class Terminal(io.StringIO):
 
 
 def shown(file, quiet=False):
-  bars = Bars('x', STEPS, quiet, file)
-  bars.begin('fit', 25)
-  bars.show('fit', Progress(50, 0.1, 31.234))
-  bars.show('fit', Progress(100, 0.1, 32.5))
-  bars.begin('finetune', 50)  # finished by an earlier process
+  bars = Bars('x', quiet, file)
+  bars.begin(FIT, 25)
+  bars.show(FIT, Progress(50, 0.1, 31.234))
+  bars.show(FIT, Progress(100, 0.1, 32.5))
+  bars.begin(FINETUNE, 50)  # finished by an earlier process
   bars.close()
   return file.getvalue()
 

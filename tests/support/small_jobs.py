@@ -1,4 +1,4 @@
-"""Jobs so small that they take seconds, shared by the tests of the dataset job and the commands."""
+"""Jobs so small that they take seconds, shared by the tests of the jobs and of the commands."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cgvq_jax.fit.api import Recipe
+from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.io import datasets, images
 from cgvq_jax.jobs import rate_distortion
+from cgvq_jax.jobs.base import Source
 
 ROOT = Path(__file__).parents[2]
-POINTS = rate_distortion.grid(['gi'], [60])
-SETTINGS = rate_distortion.Settings(Recipe(steps=500), finetune_steps=100)
+POINTS = rate_distortion.grid(['gi'], [60], order='sorted')
+SETTINGS = FitSettings(steps=500, finetune_steps=100)
 
 
 def write_image(path: Path, left: int = 200) -> Path:
@@ -22,15 +23,14 @@ def write_image(path: Path, left: int = 200) -> Path:
   return path
 
 
-def sources(folder: Path) -> list[rate_distortion.Source]:
+def sources(folder: Path) -> list[Source]:
   return [
-    rate_distortion.Source(path.stem, lambda path=path: images.load(path))
-    for path in datasets.find_dataset(folder)
+    Source(path.stem, lambda path=path: images.load(path)) for path in datasets.find_dataset(folder)
   ]
 
 
 def share_programs(folder: Path) -> None:
-  """Lets the processes that tests start share what they compile, where nobody has said how."""
+  """Lets the processes that tests start share their compiled programs, unless a cache is set."""
   os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder / 'compiled'))
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
