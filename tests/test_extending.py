@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_jobs import ROOT, share_programs
 
 from cgvq_jax.io import datasets, images
-from tests.support.small_jobs import ROOT, share_programs
 
 PAGE = (ROOT / 'docs' / 'EXTENDING.md').read_text()
 PROGRAMS = dict(re.findall(r'```python\n# (\w+\.py)\n(.*?)```', PAGE, flags=re.DOTALL))
