@@ -22,6 +22,7 @@ from cgvq_jax.bitstream import container, ordering
 from cgvq_jax.evaluate import baselines
 from cgvq_jax.fit.settings import PRESETS, FitSettings
 from cgvq_jax.io import datasets, images
+from cgvq_jax.rasterize import renderers
 
 if TYPE_CHECKING:
   from jaxtyping import Float
@@ -100,13 +101,16 @@ def _method(arguments: argparse.Namespace, channels: int, quality: float | None)
   from cgvq_jax.methods import registry
 
   given = {name: getattr(arguments, name) for name in ('num_gaussians', 'num_clusters', 'order')}
-  targets = (arguments.target_bpp, arguments.target_psnr)
   try:
-    if any(target is not None for target in targets) and quality is None:
-      quality = rate_control.MIN_QUALITY  # what a target needs: a method that has a quality
-    return registry.make(arguments.method, channels, quality=quality, **given)
+    known = registry.options(arguments.method)
+    method = registry.make(arguments.method, channels, quality=quality, **given)
+    method.check(channels)
   except ValueError as error:
     raise UsageError(f'--{error}') from error
+  for target in ('target_bpp', 'target_psnr'):
+    if getattr(arguments, target) is not None and 'quality' not in known:
+      raise UsageError(f'--{target}: wanted a method with a quality, got {arguments.method}')
+  return method
 
 
 def _settings(arguments: argparse.Namespace) -> FitSettings:
@@ -181,15 +185,27 @@ def _decode(arguments: argparse.Namespace) -> None:
   data = container.read_file(arguments.input)
   with _naming(arguments.input):
     _check_format(arguments.output, container.describe(data)['channels'])
-    pixels = codec.render(codec.decode(data), arguments.scale)
+    decoded = codec.decode(data)
+    pixels = codec.render(decoded, arguments.scale, _renderer(arguments, decoded))
   try:
     images.save(arguments.output, pixels)
   except images.ImageError as error:  # its format was tried: the disk, or a limit on sides
     raise OSError(str(error)) from error
 
 
+def _renderer(arguments: argparse.Namespace, decoded: codec.Decoded) -> str:
+  """The name given, or the choice by the work; JAX's then gets every core."""
+  size = (round(side * arguments.scale) for side in (decoded.height, decoded.width))
+  name = arguments.renderer or renderers.choose(decoded.gaussians.num_gaussians, *size)
+  if name == 'jax':
+    from cgvq_jax import devices
+
+    devices.use_all()
+  return name
+
+
 def _info(arguments: argparse.Namespace) -> None:
-  """What a file says of itself."""
+  """What is in a file."""
   data = container.read_file(arguments.input)
   with _naming(arguments.input):
     about = container.describe(data)
@@ -199,8 +215,9 @@ def _info(arguments: argparse.Namespace) -> None:
   print(f'{arguments.input}: version {about["version"]}, method {about["method"]}')
   print(f'image         {about["width"]} x {about["height"]} px, {about["channels"]} channels')
   print(f'N             {about["num_gaussians"]} Gaussians')
-  print(f'K             {about["num_clusters"]} clusters')
-  print(f'order         {about["order"]}')
+  if about['num_clusters']:
+    print(f'K             {about["num_clusters"]} clusters')
+    print(f'order         {about["order"]}')
   print(f'size          {about["bytes"]} bytes, {about["bpp"]:.4f} bpp')
   for name, size in about['sections'].items():
     print(f'  {name:<15} {size:>9} bytes {100 * size / about["bytes"]:5.1f} %')
@@ -389,6 +406,11 @@ def _parser() -> argparse.ArgumentParser:
   extension(decode)
   decode.add_argument('output', metavar='OUT', type=Path, help='ends in .png or so')
   decode.add_argument('--scale', type=_positive, default=1.0, metavar='S', help='default: 1')
+  decode.add_argument(
+    '--renderer',
+    metavar='NAME',
+    help='numpy, jax or one that an extension registers (default: by Gaussians x pixels)',
+  )
 
   info = add('info', _info, 'Say what is in a .cgvq file.', 'info photo.cgvq --json')
   extension(info)

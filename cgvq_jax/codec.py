@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cgvq_jax.bitstream import container
 from cgvq_jax.fit.settings import FitSettings
+from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import standard_deviations
-from cgvq_jax.primitives.trees import Gaussians
-from cgvq_jax.rasterize.api import rasterize
+from cgvq_jax.rasterize import renderers
 from cgvq_jax.rasterize.limits import CHANNELS, MAX_SIDE
 
 if TYPE_CHECKING:
@@ -67,32 +64,40 @@ def decode(data: bytes) -> Decoded:
   return Decoded(gaussians, symbols.height, symbols.width, labels)
 
 
-def render(decoded: Decoded, scale: float = 1.0) -> Float[np.ndarray, 'H W C']:
+def render(
+  decoded: Decoded, scale: float = 1.0, renderer: str | None = None
+) -> Float[np.ndarray, 'H W C']:
   """The image in 0..1 at `scale` times its size; rounding to 8 bits is `images.to_bytes8`.
 
   Means and standard deviations are scaled. A smaller image is seen through larger pixels: the box
   filter of a pixel has variance 1/12 px^2, of which the original pixels have done scale^2, so the
   rest is added to each covariance, and the colour is lowered to keep each Gaussian's integral.
-  Raises ValueError where a side would leave 1..MAX_SIDE px, or all the pixels 2^28.
+  `renderer` is a name of `rasterize.renderers`; None chooses by the work, Gaussians x pixels.
+
+  Raises ValueError where a side would leave 1..MAX_SIDE px, or all the pixels 2^28, and on an
+  unknown renderer.
   """
   size = decoded.height, decoded.width
-  sides = [round(side * scale) if math.isfinite(scale) else 0 for side in size]
-  if not all(1 <= side <= MAX_SIDE for side in sides) or math.prod(sides) > _MAX_PIXELS:
+  height, width = (round(side * scale) if math.isfinite(scale) else 0 for side in size)
+  if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE) or height * width > _MAX_PIXELS:
     raise ValueError(
       f'scale: wanted sides of 1 to {MAX_SIDE} px and at most {_MAX_PIXELS} pixels,'
       f' got {scale} x {size}'
     )
-  gaussians = jax.tree.map(jnp.asarray, decoded.gaussians)
-  variance = (standard_deviations(gaussians.log_scale) * scale) ** 2
-  wider = variance + max(1 - scale**2, 0.0) / 12
-  share = jnp.sqrt(jnp.prod(variance / wider, axis=-1, keepdims=True))
-  scaled = replace(
-    gaussians,
-    mean_xy=gaussians.mean_xy * scale,
-    log_scale=jnp.log(wider) / 2,
-    color=gaussians.color * share,
+  scaled = _scaled(decoded.gaussians, scale)
+  return np.clip(renderers.render(scaled, height, width, renderer), 0.0, 1.0)
+
+
+def _scaled(gaussians: Gaussians, scale: float) -> Gaussians:
+  """As `render` says, in NumPy."""
+  mean_xy, log_scale, rotation, color = (
+    np.asarray(getattr(gaussians, name), np.float32)
+    for name in ('mean_xy', 'log_scale', 'rotation', 'color')
   )
-  return np.clip(np.asarray(rasterize(scaled, sides[0], sides[1])), 0.0, 1.0)
+  variance = (standard_deviations(log_scale) * np.float32(scale)) ** 2
+  wider = variance + np.float32(max(1 - scale**2, 0.0) / 12)
+  share = np.sqrt(np.prod(variance / wider, axis=-1, keepdims=True))
+  return Gaussians(mean_xy * np.float32(scale), np.log(wider) / 2, rotation, color * share)
 
 
 def _check_image(image: np.ndarray) -> None:

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 from small_jobs import call, share_programs, write_image
 
-from cgvq_jax import cli, codec
+from cgvq_jax import cli, codec, methods
 from cgvq_jax.bitstream import container
 from cgvq_jax.fit.blocks import FitError
-from cgvq_jax.io import images
+from cgvq_jax.fit.settings import PRESETS, FitSettings
+from cgvq_jax.io import files, images
 
 
 @pytest.fixture(scope='module')
@@ -84,29 +85,31 @@ def test_info(encoded, capsys):
 def test_options_reach_the_codec(encoded, folder, tmp_path, monkeypatch, capsys):
   seen = []
 
-  def encode(pixels, method, **options):
-    seen.append((method.name, {k: v for k, v in options.items() if not callable(v)}))
+  def encode(pixels, method, settings, hooks):
+    seen.append((method, settings))
     return encoded[0].read_bytes()
 
   monkeypatch.setattr(cli.codec, 'encode', encode)
   paths = [str(folder / 'photo.png'), str(tmp_path / 'x.cgvq')]
   assert cli.main(['encode', *paths, '--steps', '7', '--quiet']) == 0
-  wanted = {'num_gaussians': None, 'num_clusters': None, 'seed': 0}
-  assert seen.pop() == ('cgvq_rd', {**wanted, 'fit_steps': 7, 'finetune_steps': 7})
+  assert seen.pop() == (methods.cgvq_rd(), FitSettings(steps=7, finetune_steps=7))
   assert capsys.readouterr() == ('', '')
   options = (
-    '--method gi --num_gaussians 5 --num_clusters 2 --fit_steps 1 --finetune_steps 9 --seed 4'
+    '--method gi --num_gaussians 5 --num_clusters 2 --order none --fit_steps 1 --finetune_steps 9'
+    ' --seed 4'
   )
   assert cli.main(['encode', *paths, *options.split()]) == 0
-  wanted = {'num_gaussians': 5, 'num_clusters': 2, 'seed': 4}
-  assert seen.pop() == ('gi', {**wanted, 'fit_steps': 1, 'finetune_steps': 9})
+  method = methods.gi(num_gaussians=5, num_clusters=2, order='none')
+  assert seen.pop() == (method, FitSettings(steps=1, finetune_steps=9, seed=4))
+  assert cli.main(['encode', *paths, '--preset', 'fast', '--num_gaussians', '8']) == 0
+  assert seen.pop() == (methods.cgvq_rd(num_gaussians=8), PRESETS['fast'])
 
 
-def test_quality_is_precision(encoded, folder, tmp_path, monkeypatch):
+def test_quality_is_the_quantization_step(encoded, folder, tmp_path, monkeypatch):
   seen = []
 
-  def encode(pixels, method, **options):
-    seen.append(method.precision)
+  def encode(pixels, method, settings, hooks):
+    seen.append(method.step_index)
     return encoded[0].read_bytes()
 
   monkeypatch.setattr(cli.codec, 'encode', encode)
@@ -124,19 +127,23 @@ def test_quality_is_precision(encoded, folder, tmp_path, monkeypatch):
     ('encode photo.png x.png', 'x.png: wanted a name that ends in .cgvq'),
     ('encode photo.png nowhere/x.cgvq', 'x.cgvq: wanted a folder that exists, got'),
     ('encode photo.png .', 'wanted a name for a file, got a folder'),
-    ('encode colour.png x.cgvq --num_gaussians 9999999', 'colour.png: num_gaussians: wanted 1 to'),
+    ('encode colour.png x.cgvq --num_gaussians 9999999', '--num_gaussians: wanted 1 to'),
     ('encode colour.png x.cgvq --method gi --num_clusters 99', 'num_clusters: wanted 1 to 64, got'),
-    ('encode colour.png x.cgvq --num_clusters 9', '--num_clusters: wanted one of the methods gi,'),
-    ('encode colour.png x.cgvq --order none', '--order none: wanted one of the methods gi, cgvq,'),
+    ('encode colour.png x.cgvq --num_clusters 9', '--num_clusters: wanted a method that has it'),
+    ('encode colour.png x.cgvq --order none', "--order: wanted a method that has it, got 'none'"),
     ('encode colour.png x.cgvq --target_bpp 0', '--target_bpp: wanted a number above 0, got 0'),
     ('encode colour.png x.cgvq --target_bpp 1 --quality 2', 'not allowed with argument'),
-    ('encode a.png x.cgvq --method gi --target_psnr 30', '--target_psnr: wanted --method cgvq_rd'),
+    (
+      'encode a.png x.cgvq --method gi --target_psnr 30',
+      '--target_psnr: wanted a method with a quality, got gi',
+    ),
     ('encode photo.png x.cgvq --steps 0', '--fit_steps/--steps: wanted 1 or more, got 0'),
     ('encode photo.png x.cgvq --seed -1', '--seed: wanted 0 to'),
-    ('encode photo.png x.cgvq --method jpeg', "invalid choice: 'jpeg'"),
+    ('encode photo.png x.cgvq --method jpeg', '--method: wanted one of cgvq_rd, cgvq, gi,'),
+    ('encode photo.png x.cgvq --extension no_such_module', 'extension no_such_module: wanted a'),
     (
       'encode photo.png x.cgvq --method gi --quality 50',
-      '--quality: wanted --method cgvq_rd, got gi',
+      '--quality: wanted a method that has it, got 50.0 for gi',
     ),
     ('encode photo.png x.cgvq --quality 0', '--quality: wanted 1 to 100, got 0'),
     ('encode photo.png', 'required: OUT'),
@@ -146,12 +153,13 @@ def test_quality_is_precision(encoded, folder, tmp_path, monkeypatch):
     ('decode photo.cgvq nowhere/x.png', 'x.png: wanted a folder that exists, got'),
     ('decode photo.cgvq x.png --scale 1e9', 'photo.cgvq: scale: wanted sides of 1 to'),
     ('decode photo.cgvq x.png --scale nan', '--scale: wanted a number above 0, got nan'),
+    ('decode photo.cgvq x.png --renderer opengl', 'renderer: wanted one of numpy, jax, got'),
     ('info text.txt', 'text.txt: magic: wanted'),
     (
       'compare photo.png photo.cgvq colour.png --tiles nowhere/x.png',
       'wanted a folder that exists',
     ),
-    ('compare photo.png photo.cgvq colour.png --beside PNG', "invalid choice: 'PNG'"),
+    ('compare photo.png photo.cgvq colour.png --with PNG', "invalid choice: 'PNG'"),
     ('compare photo.png photo.cgvq text.txt', 'text.txt: wanted an image file'),
     ('', 'required'),
     ('view photo.cgvq', "invalid choice: 'view'"),
@@ -170,7 +178,7 @@ def test_compare_is_a_table_and_pictures(encoded, folder, tmp_path, capsys):
   again, picture, tiles = (tmp_path / f'{name}.png' for name in ('again', 'picture', 'tiles'))
   assert cli.main(['decode', str(encoded[0]), str(again)]) == 0
   arguments = ['compare', str(folder / 'photo.png'), str(encoded[0]), str(again)]
-  options = ['--beside', 'JPEG', 'JPEG 2000', '--picture', str(picture), '--tiles', str(tiles)]
+  options = ['--with', 'JPEG', 'JPEG 2000', '--picture', str(picture), '--tiles', str(tiles)]
   assert cli.main([*arguments, *options]) == 0
   out = capsys.readouterr().out
   names = [line[:9].strip() for line in out.splitlines()[1:-2]]
@@ -198,7 +206,7 @@ def test_what_is_damaged_or_has_alpha_is_said(encoded, tmp_path, monkeypatch, ca
   ],
 )
 def test_what_fails_on_the_way(folder, tmp_path, monkeypatch, capsys, error, code, said):
-  def encode(*arguments, **options):
+  def encode(*arguments):
     raise error
 
   monkeypatch.setattr(cli.codec, 'encode', encode)
@@ -215,7 +223,7 @@ def test_a_full_disk_is_1(encoded, folder, tmp_path, monkeypatch, capsys):
   assert cli.main(['decode', str(encoded[0]), str(tmp_path / 'x.png')]) == 1
   assert 'x.png' in (said := capsys.readouterr().err) and 'No space left' in said
 
-  monkeypatch.setattr(container.os, 'replace', lambda a, b: full(b, a))
+  monkeypatch.setattr(files.os, 'replace', lambda a, b: full(b, a))
   monkeypatch.setattr(cli.codec, 'encode', lambda *a, **k: encoded[0].read_bytes())
   assert cli.main(['encode', str(folder / 'photo.png'), str(tmp_path / 'x.cgvq')]) == 1
   assert 'x.cgvq' in (said := capsys.readouterr().err) and 'No space left' in said

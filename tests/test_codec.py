@@ -434,8 +434,3 @@ def test_impossible_options(option, message):
 def test_impossible_settings(setting, message):
   with pytest.raises(ValueError, match=message):
     encode(**setting)
-
-
-def test_unknown_arguments():
-  with pytest.raises(TypeError, match='bogus'):
-    encode(bogus=1)

@@ -11,7 +11,9 @@ from functools import partial
 from typing import Any
 
 from cgvq_jax import rate_control
-from cgvq_jax.bitstream import container
+from cgvq_jax.bitstream.base import MAX_GAUSSIANS
+from cgvq_jax.bitstream.codebooks import MAX_CLUSTERS
+from cgvq_jax.bitstream.ordering import ORDERS
 from cgvq_jax.evaluate import baselines, report
 from cgvq_jax.fit.api import REGISTRIES
 from cgvq_jax.fit.settings import PRESETS, FitSettings
@@ -48,15 +50,15 @@ def rate_distortion_arguments(config: Any) -> dict[str, Any]:
     ConfigError: a value is not what its name wants, or a name is missing.
     images.ImageError: the images are not there.
   """
-  clusters = _integers(config, 'num_clusters', 0, container.MAX_CLUSTERS)
+  clusters = _integers(config, 'num_clusters', 0, MAX_CLUSTERS)
   return {
     'sources': _sources(config),
     'points': rate_distortion.grid(
       _keys(config, 'method', METHODS),
-      _integers(config, 'num_gaussians', 1, container.MAX_GAUSSIANS),
+      _integers(config, 'num_gaussians', 1, MAX_GAUSSIANS),
       [number or None for number in clusters],
       _qualities(config),
-      _key(config, 'order', container.ORDERS),
+      _key(config, 'order', ORDERS),
     ),
     'settings': _encode_settings(config),
     'baseline_codecs': [
@@ -113,7 +115,7 @@ def _named_fit(config: Any, name: str) -> fit_study.Fit:
     seed=_integer(config, path('seed'), 0, _MAX_SEED),
     **_functions(config, path),
   )
-  count = _integer(config, path('num_gaussians'), 1, container.MAX_GAUSSIANS)
+  count = _integer(config, path('num_gaussians'), 1, MAX_GAUSSIANS)
   return fit_study.Fit(count, settings)
 
 

@@ -1,4 +1,4 @@
-"""Codec variants: `cg.methods.cgvq_rd(channels=3, quality=50)`. All names are those of `registry`."""
+"""Codec variants: `cg.methods.cgvq_rd(channels=3, quality=50)`; names are those of `registry`."""
 
 from __future__ import annotations
 

@@ -9,8 +9,6 @@ from jaxtyping import Array, Float
 from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.fit.stages import Stages
 
-MAX_GAUSSIANS = 1 << 22  # as many as a file may hold
-
 
 class Method(Protocol):
   """A codec variant, for images of some number of channels.

@@ -18,6 +18,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from cgvq_jax.bitstream.base import MAX_GAUSSIANS
 from cgvq_jax.bitstream.codebooks import MAX_CLUSTERS
 from cgvq_jax.bitstream.ordering import ORDERS
 from cgvq_jax.fit import optimizers
@@ -36,7 +37,7 @@ from cgvq_jax.fit.stages import (
   initial_state,
 )
 from cgvq_jax.io.images import to_bytes8
-from cgvq_jax.methods.base import MAX_GAUSSIANS, check_number
+from cgvq_jax.methods.base import check_number
 from cgvq_jax.metrics import psnr
 from cgvq_jax.primitives.geometry import canonical
 from cgvq_jax.primitives.sensitivity import sensitivity

@@ -24,6 +24,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from cgvq_jax.bitstream.base import MAX_GAUSSIANS
 from cgvq_jax.fit import densify, optimizers
 from cgvq_jax.fit.api import fit_stage, functions_of
 from cgvq_jax.fit.blocks import place
@@ -39,7 +40,7 @@ from cgvq_jax.fit.stages import (
   StageState,
   initial_state,
 )
-from cgvq_jax.methods.base import MAX_GAUSSIANS, check_number
+from cgvq_jax.methods.base import check_number
 from cgvq_jax.primitives.geometry import area, canonical, energy
 from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.quantize import adaptive, boxes

@@ -49,11 +49,6 @@ DEQUANTIZERS: Registry[Dequantizer] = Registry(
 )
 
 
-def register(name: str, dequantizer: Dequantizer) -> None:
-  """Lets files name a quantizer of your own. Raises ValueError where the name is another's."""
-  DEQUANTIZERS.register(name, dequantizer)
-
-
 def columns_of(channels: int) -> dict[str, int]:
   """Numbers of each attribute's rows: x, y; rotation and two log scales; the channels."""
   return dict(zip(ATTRIBUTES, (2, 3, channels), strict=True))

@@ -1,4 +1,4 @@
-"""The one operation with several implementations; see `api`."""
+"""Rendering Gaussians: `api.rasterize` by JAX, with gradients; `renderers.render` for decoding."""
 
 from __future__ import annotations
 

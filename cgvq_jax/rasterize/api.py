@@ -1,8 +1,8 @@
-"""The one operation, by name: `rasterize(gaussians, height, width)`, and its parts for a fit.
+"""Differentiable rendering: `rasterize(gaussians, height, width)`, and its parts for a fit.
 
-`implementation` names one of `implementations()`, which then runs or raises. None takes what the
-environment variable CGVQ_RASTERIZER names, and else leaves the choice to the platform that the
-program is lowered for: the Pallas kernels on an NVIDIA GPU, plain XLA anywhere else.
+`implementation` names one of `implementations()`, which then runs or raises. With None the
+environment variable CGVQ_RASTERIZER names it; without that the platform decides that the program is
+lowered for: the Pallas kernels on an NVIDIA GPU, plain XLA anywhere else.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from cgvq_jax.rasterize.layout import (
   Errors,
   Kernels,
   Target,
-  arranged,
   errors_of_samples,
   gaussian_table,
+  untile,
 )
 from cgvq_jax.rasterize.limits import validate
 from cgvq_jax.rasterize.tiles import (
@@ -45,7 +45,7 @@ from cgvq_jax.rasterize.tiles import (
 )
 
 REFERENCE = 'reference'
-ALL_PAIRS = 'xla_all_pairs'  # right whatever the lists, and slow
+ALL_PAIRS = 'xla_all_pairs'  # every Gaussian on every tile: needs no lists, slow
 _KERNELS: dict[str, Kernels] = {
   'xla': xla.KERNELS,
   ALL_PAIRS: xla.WITHOUT_LISTS,
@@ -53,7 +53,7 @@ _KERNELS: dict[str, Kernels] = {
   **{f'pallas_{name}': kernels for name, kernels in pallas.VARIANTS.items()},
 }
 
-# Pairs listed at most (64 MiB of integers); beyond, every tile is nearly every Gaussian's anyway.
+# Pairs, 64 MiB of integers. With more, most Gaussians are on most tiles: ALL_PAIRS is as good.
 MAX_CAPACITY = 1 << 24
 
 
@@ -66,16 +66,17 @@ def implementations() -> tuple[str, ...]:
 
 
 def chosen(implementation: str | None = None, *, from_lists: bool = False) -> str | None:
-  """A name that is there, or None for the platform's; raises ValueError naming what it may be.
+  """The name of the implementation to use, or None where the platform decides.
 
-  With `from_lists` it has to be one that works from tile lists, as all but the reference do."""
-  among = tuple(_KERNELS) if from_lists else implementations()
+  With `from_lists` it has to work from tile lists, as all but the reference do. Raises ValueError
+  on an unknown name, with those that are known."""
+  known = tuple(_KERNELS) if from_lists else implementations()
   variable = os.environ.get('CGVQ_RASTERIZER')
   name = implementation or variable or None
-  if name and name not in among:
+  if name and name not in known:
     got = f'{implementation=}' if implementation else f'CGVQ_RASTERIZER={variable}'
-    raise ValueError(f'{got}: wanted one of {sorted(among)}')
-  _tell(name or f'by platform ({jax.default_backend()}: {_by_platform()})')
+    raise ValueError(f'{got}: wanted one of {sorted(known)}')
+  log_choice(name or f'by platform ({jax.default_backend()}: {_by_platform()})')
   return name
 
 
@@ -84,19 +85,19 @@ def _by_platform() -> str:
 
 
 @lru_cache
-def _tell(choice: str) -> None:
-  logging.getLogger(__name__).info('rasterizer: %s', choice)  # cached, so once for each choice
+def log_choice(choice: str) -> None:
+  logging.getLogger(__name__).info('rasterizer: %s', choice)  # cached: once for each choice
 
 
 def tile_shape(implementation: str | None) -> TileShape:
-  """What the tuning table says for this device's kernels, where they are what will run."""
+  """The tuning table's tile shape where this device's GPU kernels will run, else the default."""
   if (implementation or _by_platform()) == 'pallas':
     return pallas.tuned().tile_shape
   return TILE
 
 
 def _run(implementation: str | None, run: Callable, *arguments):
-  """run(kernels, *arguments) by the implementation's kernels, or by the platform's."""
+  """run(kernels, *arguments) with the kernels of the implementation, or of the platform."""
   if implementation:
     return run(_KERNELS[implementation], *arguments)
   return lax.platform_dependent(
@@ -104,7 +105,7 @@ def _run(implementation: str | None, run: Callable, *arguments):
   )
 
 
-# --- from given lists ---
+# --- from tile lists ---
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -131,7 +132,7 @@ _tiles.defvjp(_tiles_forward, _tiles_backward)
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _gather(share, axis: str):
-  """The shares of all devices, on a leading axis."""
+  """The shares of all devices, stacked on a leading axis."""
   return lax.all_gather(share, axis)
 
 
@@ -140,7 +141,7 @@ def _gather_forward(share, axis):
 
 
 def _gather_backward(axis, saved, cotangent):
-  # Every device has the same whole cotangent, which all_gather's own transpose would sum.
+  # Every device has the same cotangent of the whole image; all_gather's transpose would sum them.
   del saved
   return (cotangent[lax.axis_index(axis)],)
 
@@ -157,13 +158,14 @@ def rasterize_binned(
   axis: str | None = None,
   implementation: str | None = None,
 ) -> Float[Array, 'H W C']:
-  """The image from given tile lists, which must be complete: the caller checks `bins.overflowed`.
+  """The image from tile lists, which must be complete: the caller checks `bins.overflowed`.
 
-  Inside a `shard_map` over `axis`, whose devices all have the same arguments but for the bins, made
-  with `own_share(axis)`, each renders its share, and all get the whole image and gradient.
+  Inside a `shard_map` over `axis` each device renders the share that its bins are of (those of
+  `own_share(axis)`; all other arguments are replicated), and all return the whole image and
+  gradient.
   """
   tiles: Array = _tiles(gaussian_table(gaussians), bins, implementation, axis)  # pyright: ignore
-  image = arranged(tiles, bins.tile_shape, bins.columns)
+  image = untile(tiles, bins.tile_shape, bins.columns)
   if axis:
     image = jnp.swapaxes(_gather(image, axis), 0, 1)  # rows interleave  # pyright: ignore
   image = image.reshape(-1, *image.shape[-2:])
@@ -179,15 +181,17 @@ def mean_errors(
   axis: str | None = None,
   implementation: str | None = None,
 ) -> tuple[Float[Array, 'E'], Gaussians]:
-  """The means of errors(image, target) over all samples, and the first's gradient by the Gaussians.
+  """The means of errors(image, target) over all samples, and the gradient of the first mean.
 
-  `errors` works sample by sample, on arrays of any one shape; see `layout.tile_target` for the
-  target. No tile may have more chunks than `target.block`. `axis` as for `rasterize_binned`.
+  `errors` is elementwise; the target is made by `layout.tile_target`. No tile may have more chunks
+  than `target.block`. `axis` as in `rasterize_binned`.
   """
   table, pullback = jax.vjp(gaussian_table, gaussians)
 
   def run(kernels, target, table, bins):
-    return (kernels.mean_errors or partial(_in_two_passes, kernels))(errors, target, table, bins)
+    return (kernels.mean_errors or partial(_mean_errors_in_two_passes, kernels))(
+      errors, target, table, bins
+    )
 
   values, gradient = _run(implementation, run, target, table, bins)
   if axis:
@@ -199,12 +203,12 @@ def mean_errors(
 def mean_error(
   error: Callable[[Array, Array], Array], *arguments, **options
 ) -> tuple[Float[Array, ''], Gaussians]:
-  """`mean_errors` of one."""
+  """`mean_errors` for a single error."""
   values, gradient = mean_errors(lambda *images: (error(*images),), *arguments, **options)
   return values[0], gradient
 
 
-def _in_two_passes(kernels: Kernels, errors, target: Target, table, bins: Bins):
+def _mean_errors_in_two_passes(kernels: Kernels, errors, target: Target, table, bins: Bins):
   image = kernels.render(table, bins)
   pixels, inside = target.pixels[: bins.num_tiles], target.inside[: bins.num_tiles]
   with jax.named_scope('loss'):
@@ -212,7 +216,7 @@ def _in_two_passes(kernels: Kernels, errors, target: Target, table, bins: Bins):
   return values, kernels.backward(table, bins, cotangent)
 
 
-# --- from Gaussians alone ---
+# --- from Gaussians ---
 
 
 def rasterize(
@@ -220,9 +224,9 @@ def rasterize(
 ) -> Float[Array, 'H W C']:
   """I(p) = sum_i c_i exp(-q_i(p)), q_i <= ln 255 (see `reference`), unclamped; differentiable.
 
-  Tile lists that outgrow their room are made again with more; inside `jax.jit`, where that cannot
-  be, all pairs are evaluated instead, slowly. Code that renders often bins once and calls
-  `rasterize_binned`. Raises ValueError on an unknown name or impossible sizes.
+  Tile lists that overflow are made again with a larger capacity. Inside `jax.jit`, where shapes are
+  fixed, an overflow evaluates all pairs instead, slowly; code that renders often bins by itself and
+  calls `rasterize_binned`. Raises ValueError on an unknown name or impossible sizes.
   """
   name = chosen(implementation)
   validate(gaussians, height, width)
@@ -260,7 +264,7 @@ def rasterize_within(
   implementation: str | None = None,
   shape: TileShape = TILE,
 ) -> Float[Array, 'H W C']:
-  """By lists of a given capacity where they suffice, else by all pairs, slowly."""
+  """From tile lists if they fit the capacity, else from all pairs, slowly."""
   bins = bin_gaussians(gaussians, height, width, capacity, tile_shape=shape)
 
   def by(name):
@@ -268,27 +272,27 @@ def rasterize_within(
 
   if implementation == ALL_PAIRS:
     return by(ALL_PAIRS)(gaussians)
-  overflowed = _of_any(bins.overflowed)
+  overflowed = _any_of(bins.overflowed)
   return lax.cond(overflowed, by(ALL_PAIRS), by(implementation), gaussians)
 
 
 @custom_vmap
-def _of_any(flag: Bool[Array, '']) -> Bool[Array, '']:
-  """Of a batch, whether any is true: a condition that stays one of the whole batch, where vmap
-  would evaluate both branches for all of it."""
+def _any_of(flag: Bool[Array, '']) -> Bool[Array, '']:
+  """Under vmap, whether any flag of the batch is true. A condition on it stays a single one; vmap
+  would replace one that differs within the batch by the evaluation of both branches."""
   return flag
 
 
-@_of_any.def_vmap
-def _of_any_batched(size, batched, flag):
+@_any_of.def_vmap
+def _any_of_batched(size, batched, flag):
   del size
-  return (jnp.any(_of_any(flag), axis=0) if batched[0] else _of_any(flag)), False
+  return (jnp.any(_any_of(flag), axis=0) if batched[0] else _any_of(flag)), False
 
 
 @lru_cache
 def _shared_program():
-  # Made at the first call: which options apply is known once the backend is. JAX takes options for
-  # a whole program only, so a rendering inside another function's jit goes by that one's.
+  # Made at the first call, since the compiler options depend on the backend. JAX takes options for
+  # a whole program only: inside another function's jit, those of that jit apply.
   def render(gaussians, *, height, width, capacity, implementation, shape, axis):
     bins = bin_gaussians(gaussians, height, width, capacity, own_share(axis), shape)
     options = {'axis': axis, 'implementation': implementation}

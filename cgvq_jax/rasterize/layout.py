@@ -1,4 +1,4 @@
-"""What implementations work on: Gaussians as rows of a table, pictures as tiles."""
+"""Arrays that implementations work on: Gaussians as rows of a table, images as tiles."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Tiles = Float[Array, 'T C P']
 
 
 class Kernels(NamedTuple):
-  """An implementation. Tile lists must be complete; those of all but `xla` may be of any shape.
+  """An implementation. Tile lists must be complete.
 
-  `mean_errors(errors, target, table, bins)` is there where it can be done in less than a rendering,
-  the errors of all samples and a pull back: the values, and the gradient of the table.
+  `mean_errors(errors, target, table, bins)` returns the means and the gradient of the table. It is
+  optional: for implementations that fuse rendering, errors and backward pass.
   """
 
   render: Callable[[Table, Bins], Tiles]
@@ -30,7 +30,7 @@ class Kernels(NamedTuple):
   mean_errors: Callable[..., tuple[Float[Array, 'E'], Table]] | None = None
 
 
-# (image, target) -> errors of their shape: the one to descend, and others to be told as well.
+# (image, target) -> errors of their shape: the first is minimized, the others are reported.
 Errors = Callable[[Array, Array], tuple[Array, ...]]
 
 
@@ -41,40 +41,42 @@ def errors_of_samples(
   counted: Bool[Array, 'T 1 P'],
   num_samples: int,
 ) -> tuple[Float[Array, 'E'], Tiles]:
-  """What these tiles add to the means of errors(image, target), and the cotangent of the first.
+  """The contribution of these tiles to the means of errors(image, target) over all samples, and the
+  cotangent of the image by the first error.
 
-  Samples that do not count have a cotangent of 0, even where an error has no finite derivative."""
-  share_of_each = jnp.where(counted, 1 / num_samples, 0.0)
+  Samples that are not counted have a cotangent of 0, even where the error has no finite
+  derivative."""
+  sample_weight = jnp.where(counted, 1 / num_samples, 0.0)
 
-  def first_apart(image):
+  def first_and_others(image):
     first, *others = errors(image, target)
     return first, others
 
-  first, pullback, others = jax.vjp(first_apart, image, has_aux=True)
-  (cotangent,) = pullback(jnp.broadcast_to(share_of_each, image.shape))
-  values = [jnp.sum(jnp.where(counted, each * share_of_each, 0.0)) for each in (first, *others)]
+  first, pullback, others = jax.vjp(first_and_others, image, has_aux=True)
+  (cotangent,) = pullback(jnp.broadcast_to(sample_weight, image.shape))
+  values = [jnp.sum(jnp.where(counted, each * sample_weight, 0.0)) for each in (first, *others)]
   return jnp.stack(values), jnp.where(counted, cotangent, 0.0)
 
 
 def gaussian_table(gaussians: Gaussians) -> Table:
-  """Rows [mean, whitening, color] and a last one of weight 0 everywhere, for unused places."""
+  """Rows [mean, whitening, color], and a last row of weight 0 everywhere that pads lists."""
   white = whitening(gaussians.log_scale, gaussians.rotation)
   rows = jnp.concatenate([gaussians.mean_xy, white, gaussians.color], axis=-1)
   # Far away and of unit size: q is about 1e12, finite and beyond the cutoff, on any tile.
-  nobody = jnp.array([-1e6, -1e6, 1.0, 0.0, 1.0])
-  nobody = jnp.pad(nobody, (0, rows.shape[-1] - nobody.size))[None]
-  return jnp.concatenate([rows, nobody])
+  padding = jnp.array([-1e6, -1e6, 1.0, 0.0, 1.0])
+  padding = jnp.pad(padding, (0, rows.shape[-1] - padding.size))[None]
+  return jnp.concatenate([rows, padding])
 
 
-def arranged(tiles: Tiles, tile_shape: TileShape, columns: int) -> Float[Array, 'R Y X C']:
-  """The pixels of rows of tiles, in the order of an image: tile row, y, x, channel."""
+def untile(tiles: Tiles, tile_shape: TileShape, columns: int) -> Float[Array, 'R Y X C']:
+  """The pixels of rows of tiles as strips of an image: [tile row, y, x, channel]."""
   channels = tiles.shape[1]
   image = tiles.reshape(-1, columns, channels, *tile_shape).transpose(0, 3, 1, 4, 2)
   return image.reshape(-1, tile_shape.height, columns * tile_shape.width, channels)
 
 
-def own_tiles(image: Float[Array, 'H W C'], share: Share, tile_shape: TileShape = TILE) -> Tiles:
-  """The share's rows of tiles; 0 beyond the image's borders."""
+def tile_image(image: Float[Array, 'H W C'], share: Share, tile_shape: TileShape = TILE) -> Tiles:
+  """The tiles of a share of an image; 0 beyond the image's borders."""
   height, width, channels = image.shape
   rows, columns = grid(height, width, share.size, tile_shape)
   pad = (
@@ -90,7 +92,7 @@ def own_tiles(image: Float[Array, 'H W C'], share: Share, tile_shape: TileShape 
 
 @struct.dataclass
 class Target:
-  """The tiles of a share of a target image, for `mean_errors`; `block` more follow, all outside."""
+  """The tiles of a share of a target image, for `mean_errors`, and `block` tiles of padding."""
 
   pixels: Float[Array, 'T C P']
   inside: Bool[Array, 'T 1 P']
@@ -100,7 +102,7 @@ class Target:
 
   @property
   def num_samples(self) -> int:
-    """Of the whole image."""
+    """Pixels times channels of the whole image."""
     return self.height * self.width * self.pixels.shape[-2]
 
 
@@ -111,9 +113,9 @@ def tile_target(
   block: int = BLOCK,
   tile_shape: TileShape = TILE,
 ) -> Target:
-  """Done once for many calls of `mean_errors`."""
+  """The target of `mean_errors`, to be made once for many calls."""
   height, width, _ = target.shape
   share, pad = own_share(axis), ((0, block), (0, 0), (0, 0))
-  pixels = jnp.pad(own_tiles(target, share, tile_shape), pad)
-  inside = jnp.pad(own_tiles(jnp.ones((height, width, 1)), share, tile_shape), pad) > 0
+  pixels = jnp.pad(tile_image(target, share, tile_shape), pad)
+  inside = jnp.pad(tile_image(jnp.ones((height, width, 1)), share, tile_shape), pad) > 0
   return Target(pixels, inside, height, width, block)

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 _SIDE = 16  # px, of a tile
 _BLOCK = 512  # pairs evaluated at a time: two arrays of 512 KiB, which stay in L2 cache
-_MIN_LISTED = 1 << 18  # pairs listed at a time at least, some 30 bytes each
+_LISTED = 1 << 18  # pairs listed at a time, some 50 bytes each
+_SLICES = 1 << 16  # parts of ellipses in rows of tiles, of which pairs are made at a time
 
 
 def rasterize(gaussians: Gaussians, height: int, width: int) -> Float[np.ndarray, 'H W C']:
   """I(p) = sum_i c_i exp(-q_i(p)), q_i <= ln 255 (see `reference`), unclamped, float32.
 
-  Memory is that of the image, of lists that are no larger and of one block of pairs. Raises
+  Memory: the image, lists that are no larger (or 50 MiB), and one block of pairs. Raises
   ValueError on impossible sizes.
   """
   validate(gaussians, height, width)
@@ -39,12 +40,10 @@ def rasterize(gaussians: Gaussians, height: int, width: int) -> Float[np.ndarray
   )
   white = whitening(log_scale, rotation)  # [N, 3]
   rows, columns = -(-height // _SIDE), -(-width // _SIDE)
-  # One quarter of a pair for each pixel takes as much memory as two channels.
-  listed = max(_MIN_LISTED, height * width // 4)
   image = np.zeros((rows * _SIDE, columns * _SIDE, color.shape[-1]), np.float32)
   # Where float32 overflows or underflows, q is beyond the cutoff or the weight is 0.
   with np.errstate(over='ignore', under='ignore'):
-    for tile, gaussian in _lists(mean, covariance(log_scale, rotation), rows, columns, listed):
+    for tile, gaussian in _lists(mean, covariance(log_scale, rotation), rows, columns):
       order = np.argsort(tile, kind='stable')
       _add_pairs(image, tile[order], gaussian[order], mean, white, color)
   return np.ascontiguousarray(image[:height, :width])
@@ -54,25 +53,33 @@ def rasterize(gaussians: Gaussians, height: int, width: int) -> Float[np.ndarray
 
 
 def _lists(
-  mean: Float[np.ndarray, 'N 2'],
-  sigma: Float[np.ndarray, 'N 3'],
-  rows: int,
-  columns: int,
-  limit: int,
+  mean: Float[np.ndarray, 'N 2'], sigma: Float[np.ndarray, 'N 3'], rows: int, columns: int
 ) -> Iterator[tuple[Int[np.ndarray, 'P'], Int[np.ndarray, 'P']]]:
-  """Tile and Gaussian of all pairs, some `limit` of them at a time; each pair once."""
+  """Tile and Gaussian of all pairs, each once: some _LISTED at a time, from the top to the bottom.
+
+  Most tiles have all their pairs in one of these lists, so that they are added to the image in few
+  products."""
   extent = CUTOFF_RADIUS * np.sqrt(sigma[:, 0] + sigma[:, 2])
-  # What float32 rounding of positions and extents may amount to, px.
+  # A bound on the float32 rounding of positions and extents, px.
   slack = 1e-3 + 4e-6 * (extent + np.max(np.abs(mean), axis=-1))
   half = CUTOFF_RADIUS * np.sqrt(sigma[:, 2]) + slack
   first_row, num_rows = _span(mean[:, 1] - half, mean[:, 1] + half, rows)
-  for some in _groups(num_rows, limit):
+  # At some 40 bytes each, 64 slices for every tile take no more memory than three channels.
+  for some in _groups(num_rows, max(_LISTED, 64 * rows * columns)):
     owner, row = _expand(some, first_row, num_rows)
-    low, high = _row_extents(mean[owner], sigma[owner], slack[owner], row * np.float32(_SIDE))
-    first_column, num_columns = _span(low, high, columns)
-    for slices in _groups(num_columns, limit):
-      slice_, column = _expand(slices, first_column, num_columns)
-      yield row[slice_] * columns + column, owner[slice_]
+    downwards = np.argsort(row, kind='stable')
+    for start in range(0, owner.size, _SLICES):
+      part = downwards[start : start + _SLICES]
+      yield from _row_lists(mean, sigma, slack, owner[part], row[part], columns)
+
+
+def _row_lists(mean, sigma, slack, owner, row, columns: int):
+  """Tile and Gaussian of the pairs of slices: of Gaussians `owner` [S] in rows of tiles `row`."""
+  low, high = _row_extents(mean[owner], sigma[owner], slack[owner], row * np.float32(_SIDE))
+  first_column, num_columns = _span(low, high, columns)
+  for some in _groups(num_columns, _LISTED):
+    slice_, column = _expand(some, first_column, num_columns)
+    yield row[slice_] * columns + column, owner[slice_]
 
 
 def _span(low, high, num_tiles: int):
@@ -152,9 +159,9 @@ def _weights(mean, white, top, left) -> Float[np.ndarray, 'Y X B']:
 
   `top` and `left` [B] are the tile's corner, px. q is the sum of squares that
   `geometry.squared_distance` is, here with each factor computed once for a row or a column."""
-  place = np.arange(_SIDE, dtype=np.float32)[:, None] + np.float32(0.5)
-  dx = (place + left.astype(np.float32)) - mean[:, 0]  # [X, B]
-  dy = (place + top.astype(np.float32)) - mean[:, 1]  # [Y, B]
+  position = np.arange(_SIDE, dtype=np.float32)[:, None] + np.float32(0.5)
+  dx = (position + left.astype(np.float32)) - mean[:, 0]  # [X, B]
+  dy = (position + top.astype(np.float32)) - mean[:, 1]  # [Y, B]
   a, b, c = white.T
   minus_q = np.add(a * dx, (b * dy)[:, None])  # [Y, X, B]
   np.square(minus_q, out=minus_q)

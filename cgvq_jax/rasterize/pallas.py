@@ -1,8 +1,8 @@
-"""GPU kernels: one program a tile, its pixels one vector, a loop over the tile's list.
+"""GPU kernels: one program per tile, with its pixels as one vector and a loop over its list.
 
-How a program is written (`kernels`), by which of Pallas's backends it is run, and how the gradients
-of pairs become those of Gaussians are chosen apart; `VARIANTS` names the combinations that are
-worth a measurement, and `tuned` says which one a device gets.
+A variant combines a kernel body (`pallas_kernels`), a backend of Pallas that runs it, and a way to
+sum the gradients of pairs into those of Gaussians. `VARIANTS` names the combinations that are
+measured; `tuned` selects the one for a device.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from cgvq_jax.rasterize.tiles import TILE, Bins, TileShape
 
 # --- runners ---
 
-# run(name, body, output, number of programs, arguments): `body(program, *refs)` for each program;
-# with `zeroed` the output starts at 0, else as anything.
+# run(name, body, output, number of programs, arguments) calls `body(program, *refs)` for each
+# program. With `zeroed` the output is initialized to 0, else it is undefined.
 Runner = Callable[..., Array]
 
 
 def triton_runner(*, warps: int = 4, interpret: bool = False) -> Runner:
-  """By Triton (compute capability 8.0 and later) with 32 threads a warp, or by the interpreter."""
+  """Triton (compute capability 8.0 and later), 32 threads per warp, or Pallas's interpreter."""
 
   def run(name: str, body, output, size: int, arguments: Sequence[Array], *, zeroed: bool = False):
     zeros = [jnp.zeros(output.shape, output.dtype)] if zeroed else []
@@ -52,13 +52,13 @@ def triton_runner(*, warps: int = 4, interpret: bool = False) -> Runner:
 
 
 def mosaic_runner(*, interpret: bool = False) -> Runner:
-  """By Mosaic GPU (compute capability 9.0 and later; from JAX 0.11 on 8.0 too), 128 threads; or by
-  its own interpreter, which JAX has from 0.11 on."""
+  """Mosaic GPU (compute capability 9.0 and later; with JAX 0.11 also 8.0), 128 threads per program,
+  or its interpreter, which needs JAX 0.11."""
 
   def run(name: str, body, output, size: int, arguments: Sequence[Array], *, zeroed: bool = False):
     if zeroed:
       raise NotImplementedError('Mosaic GPU kernels have no atomic sums')
-    from jax.experimental.pallas import mosaic_gpu  # a third of a second, for those who use it
+    from jax.experimental.pallas import mosaic_gpu  # imported here: it takes a third of a second
 
     semantics = mosaic_gpu.LoweringSemantics.Warpgroup
     call = mosaic_gpu.kernel(
@@ -91,12 +91,12 @@ def _render(table: Table, bins: Bins, *, run: Runner, body) -> Tiles:
 
 
 def _by_rows(table: Table, bins: Bins, cotangent: Tiles, *, run: Runner, body) -> Table:
-  """A row of gradients for each pair, then their sums by Gaussian."""
+  """The kernel writes a row of gradients for each pair; a scatter sums them by Gaussian."""
   output = jax.ShapeDtypeStruct((bins.pair_gaussian.size, table.shape[-1]), jnp.float32)
   body = partial(body, shape=bins.tile_shape)
   arguments = (*_lists(bins), table, cotangent)
   rows = run('backward', body, output, bins.num_tiles, arguments)
-  # Rows that no program wrote hold anything.
+  # Rows after the last pair were never written.
   listed = jnp.arange(rows.shape[0]) < bins.tile_start[-1]
   rows = jnp.where(listed[:, None], rows, 0.0)
   with jax.named_scope('scatter'):
@@ -104,16 +104,17 @@ def _by_rows(table: Table, bins: Bins, cotangent: Tiles, *, run: Runner, body) -
 
 
 def _by_atomics(table: Table, bins: Bins, cotangent: Tiles, *, run: Runner, body) -> Table:
-  """The programs add to the Gaussians' gradients: no rows, and another rounding every time."""
+  """The kernel adds atomically to the Gaussians' gradients: rounding differs from run to run."""
   output = jax.ShapeDtypeStruct(table.shape, table.dtype)
   body = partial(body, shape=bins.tile_shape, emit=pallas_kernels.to_gaussian)
   arguments = (*_lists(bins), table, cotangent)
   return run('backward', body, output, bins.num_tiles, arguments, zeroed=True)
 
 
-def _made(
+def make_kernels(
   run: Runner, render=pallas_kernels.render, backward=pallas_kernels.backward, *, sums=_by_rows
 ) -> Kernels:
+  """An implementation from a runner, kernel bodies, and a way to sum the gradients of pairs."""
   return Kernels(
     render=partial(_render, run=run, body=render),
     backward=partial(sums, run=run, body=backward),
@@ -122,15 +123,17 @@ def _made(
 
 def _products(run: Runner, precision: lax.DotAlgorithmPreset) -> Kernels:
   bodies = pallas_kernels.render_by_products, pallas_kernels.backward_by_products
-  return _made(run, *(partial(body, precision=precision) for body in bodies))
+  return make_kernels(run, *(partial(body, precision=precision) for body in bodies))
 
 
-def _written(run: Runner) -> dict[str, Kernels]:
-  """The ways to write a program, all by one runner, which has to be Triton's."""
+def _variants(run: Runner) -> dict[str, Kernels]:
+  """Every kernel body with one runner, which must be Triton's or its interpreter, by suffix."""
   return {
-    '': _made(run),
-    '_atomics': _made(run, sums=_by_atomics),
-    '_chunks': _made(run, pallas_kernels.render_in_chunks, pallas_kernels.backward_in_chunks),
+    '': make_kernels(run),
+    '_atomics': make_kernels(run, sums=_by_atomics),
+    '_chunks': make_kernels(
+      run, pallas_kernels.render_in_chunks, pallas_kernels.backward_in_chunks
+    ),
     '_products': _products(run, lax.DotAlgorithmPreset.F32_F32_F32),
   }
 
@@ -138,39 +141,39 @@ def _written(run: Runner) -> dict[str, Kernels]:
 _TRITON, _INTERPRETER = triton_runner(), triton_runner(interpret=True)
 
 VARIANTS: dict[str, Kernels] = {
-  **{'triton' + way: made for way, made in _written(_TRITON).items()},
-  'triton_1_warp': _made(triton_runner(warps=1)),
-  'triton_chunks_8_warps': _written(triton_runner(warps=8))['_chunks'],
+  **{'triton' + suffix: kernels for suffix, kernels in _variants(_TRITON).items()},
+  'triton_1_warp': make_kernels(triton_runner(warps=1)),
+  'triton_chunks_8_warps': _variants(triton_runner(warps=8))['_chunks'],
   'triton_products_tf32x3': _products(_TRITON, lax.DotAlgorithmPreset.TF32_TF32_F32_X3),
-  # Ten bits of mantissa: not the definition's 1e-5, and here to tell what that costs.
+  # Ten bits of mantissa: errors above the suite's 1e-5, kept to measure what that precision costs.
   'triton_products_tf32': _products(_TRITON, lax.DotAlgorithmPreset.TF32_TF32_F32),
-  'mosaic': _made(mosaic_runner()),
-  **{'interpret' + way: made for way, made in _written(_INTERPRETER).items()},
-  'mosaic_interpret': _made(mosaic_runner(interpret=True)),
+  'mosaic': make_kernels(mosaic_runner()),
+  **{'interpret' + suffix: kernels for suffix, kernels in _variants(_INTERPRETER).items()},
+  'mosaic_interpret': make_kernels(mosaic_runner(interpret=True)),
 }
 
 
-# --- which one ---
+# --- choice of a variant ---
 
 
 class Tuning(NamedTuple):
-  """What a kind of device does best with."""
+  """The fastest variant and tile shape on a kind of device."""
 
   variant: str  # of VARIANTS
   tile_shape: TileShape = TILE
 
 
-# By JAX's device_kind. `launch/gpu_check.sh` measures what belongs here; nothing has been yet.
+# By JAX's device_kind, from measurements by `launch/gpu_check.sh`; none has been made yet.
 TUNED: dict[str, Tuning] = {}
 
 
 def tuned() -> Tuning:
-  """Of the device that programs are made for: measured, else what most likely suits."""
-  return TUNED.get(_device_kind()) or Tuning('mosaic' if _mosaic_is_there() else 'triton')
+  """For the device that programs are compiled for: as measured, else the likely best."""
+  return TUNED.get(_device_kind()) or Tuning('mosaic' if _prefers_mosaic() else 'triton')
 
 
-def _mosaic_is_there() -> bool:
-  # Pallas's Triton backend is on its way out from 0.11 on, where Mosaic takes older GPUs too.
+def _prefers_mosaic() -> bool:
+  # From JAX 0.11 on Pallas's Triton backend is deprecated, and Mosaic supports older GPUs too.
   return jax.__version_info__ >= (0, 11)
 
 

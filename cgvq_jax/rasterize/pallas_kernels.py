@@ -1,13 +1,14 @@
-"""What a GPU program does for its tile: bodies of kernels, in the language of Pallas.
+"""Bodies of Pallas kernels: what one GPU program does for its tile.
 
-A body sums its tile's colours in registers and writes them once, or pulls back its tile's
-cotangent to one row of gradients for each pair of its list. `start` says where each tile's list
-begins in `ids`, `corner` is the centre of its first pixel (px), `table` is that of `layout`.
+A forward body sums its tile's colours in registers and writes them once. A backward body writes a
+row of gradients for each pair of its tile's list, given the tile's cotangent. The list of tile t
+begins at `start[t]` in `ids`, `corner` is the centre of its first pixel (px), `table` is that of
+`layout`.
 
-Bodies that take the list one by one keep to what both of Pallas's GPU backends lower: scalar
-reads, element-wise work on vectors of a power of two, sums to a scalar. So they are the same under
-Triton, Mosaic GPU and the interpreter. Bodies that take it in chunks read vectors from anywhere,
-which only Triton does; there a chunk of 16 shares the latency of its reads and of its sums.
+Bodies that process one Gaussian at a time use only what both of Pallas's GPU backends lower: scalar
+reads, elementwise operations on vectors of a power of two, reductions to a scalar. They run
+unchanged under Triton, Mosaic GPU and the interpreter. Bodies that process chunks gather vectors
+from memory, which only Triton lowers; a chunk of 16 hides the latency of its reads and reductions.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from cgvq_jax.rasterize.tiles import TileShape
 # Indices are int32 arrays: a Python int would be an int64 in an index, which does not lower.
 _int = jnp.int32
 
-# emit(out, k, n, i, value): number i of the gradient through pair k, which is of Gaussian n.
+# emit(out, k, n, i, value) stores entry i of the gradient through pair k, of Gaussian n.
 Emit = Callable[..., None]
 
 
@@ -36,14 +37,14 @@ def _pixel_centers(tile, corner, shape: TileShape):
 
 
 def _weight(mean, white, x, y):
-  """Offsets of a tile's pixels from a mean, and the weights there."""
+  """Offsets of a tile's pixels from a mean, and the Gaussian's weights there."""
   dx, dy = x - mean[0], y - mean[1]
   q = squared_distance(white, dx, dy)
   return dx, dy, jnp.where(q <= CUTOFF, jnp.exp(-q), 0.0)
 
 
 def _sums(white, color, dx, dy, weight, cotangent, total):
-  """Over the tile's pixels, of s u, s v, s u dx, s u dy, s v dy and of w cotangent_c, where
+  """The sums over the tile's pixels of s u, s v, s u dx, s u dy, s v dy and of w cotangent_c, where
   s = (sum_c color_c cotangent_c) w, u = a dx + b dy and v = dy."""
   a, b, _ = white
   s = weight * sum(color[i] * cotangent[i] for i in range(len(color)))
@@ -53,24 +54,24 @@ def _sums(white, color, dx, dy, weight, cotangent, total):
 
 
 def _geometry_gradient(white, moments):
-  """The gradient of a pair's mean and whitening: d mean = 2 sum s (a u, b u + c^2 dy),
+  """The gradient of a pair's mean and whitening by `_sums`: d mean = 2 sum s (a u, b u + c^2 dy),
   d a = -2 sum s u dx, d b = -2 sum s u dy, d c = -2 c sum s dy^2."""
   a, b, c = white
   u, v, u_dx, u_dy, v_dy = moments
   return [2 * a * u, 2 * (b * u + c * c * v), -2 * u_dx, -2 * u_dy, -2 * c * v_dy]
 
 
-# --- one by one ---
+# --- one Gaussian at a time ---
 
 
 def to_row(out, k, n, i, value) -> None:
-  """A row for each pair, to be summed by Gaussian outside: no place is written twice."""
+  """A row for each pair, summed by Gaussian after the kernel: nothing is written twice."""
   del n
   out[k, i] = value
 
 
 def to_gaussian(out, k, n, i, value) -> None:
-  """Straight to the Gaussian's sum: nothing to sum outside, in an order that nobody knows."""
+  """Atomically to the sum of the Gaussian, in an undefined order: no sum after the kernel."""
   del k
   triton.atomic_add(out, (n, i), value)
 
@@ -101,23 +102,23 @@ def backward(
   """The gradient of each pair of the tile's list."""
   channels = cotangent.shape[1]
   x, y = _pixel_centers(tile, corner, shape)
-  wanted = [cotangent[tile, _int(c)] for c in range(channels)]
+  cotangents = [cotangent[tile, _int(c)] for c in range(channels)]
 
-  def pull(k, nothing):
+  def backward_of(k, nothing):
     n = ids[k]
     mean, white, color = _row(table, n, 0, 2), _row(table, n, 2, 3), _row(table, n, 5, channels)
     dx, dy, weight = _weight(mean, white, x, y)
-    moments, of_color = _sums(white, color, dx, dy, weight, wanted, jnp.sum)
+    moments, of_color = _sums(white, color, dx, dy, weight, cotangents, jnp.sum)
     for i, value in enumerate(_geometry_gradient(white, moments) + of_color):
       emit(out, k, n, _int(i), value)
     return nothing
 
-  lax.fori_loop(start[tile], start[tile + 1], pull, _int(0))
+  lax.fori_loop(start[tile], start[tile + 1], backward_of, _int(0))
 
 
-# --- in chunks, by Triton ---
+# --- in chunks, for Triton ---
 
-_CHUNK = 16  # the least that a matrix product takes, in any direction
+_CHUNK = 16  # the smallest side of a matrix product
 
 
 def _iota(size: int):
@@ -125,25 +126,25 @@ def _iota(size: int):
 
 
 def _chunks(tile, start):
-  """(number of chunks, places(j) -> places [G] of chunk j and whether they are in the list)."""
+  """(number of chunks, pairs(j) -> pairs [G] of chunk j and whether they are in the list)."""
   first, end = start[tile], start[tile + 1]
 
-  def places(j):
+  def pairs(j):
     k = first + j * _CHUNK + _iota(_CHUNK)
     return k, k < end
 
-  return lax.div(end - first + (_CHUNK - 1), _int(_CHUNK)), places
+  return lax.div(end - first + (_CHUNK - 1), _int(_CHUNK)), pairs
 
 
 def _gather(ids, table, k, used, channels: int):
-  """Gaussians [G] of a chunk, means, whitenings and colours [G]; of weight 0 on unused places."""
+  """Gaussians [G] of a chunk, means, whitenings and colours [G]; of weight 0 beyond the list."""
   n = triton.load(ids.at[k], mask=used, other=_int(table.shape[0] - 1))
   numbers = [triton.load(table.at[n, _int(i)]) for i in range(5 + channels)]
   return n, numbers[:2], numbers[2:5], numbers[5:]
 
 
-def _down(numbers):
-  """[G, 1] each, against pixels [1, P]."""
+def _as_columns(numbers):
+  """[G, 1] each, to broadcast with pixels [1, P]."""
   return [one[:, None] for one in numbers]
 
 
@@ -155,12 +156,14 @@ def render_in_chunks(tile, start, corner, ids, table, image, *, shape: TileShape
   """`render`, 16 Gaussians of the list at a time."""
   channels = image.shape[1]
   x, y = (axis[None, :] for axis in _pixel_centers(tile, corner, shape))
-  num_chunks, places = _chunks(tile, start)
+  num_chunks, pairs = _chunks(tile, start)
 
   def add(j, sums):
-    _, mean, white, color = _gather(ids, table, *places(j), channels)
-    *_, weight = _weight(_down(mean), _down(white), x, y)  # [G, P]
-    return tuple(s + jnp.sum(weight * c, axis=0) for s, c in zip(sums, _down(color), strict=True))
+    _, mean, white, color = _gather(ids, table, *pairs(j), channels)
+    *_, weight = _weight(_as_columns(mean), _as_columns(white), x, y)  # [G, P]
+    return tuple(
+      s + jnp.sum(weight * c, axis=0) for s, c in zip(sums, _as_columns(color), strict=True)
+    )
 
   nothing = jnp.zeros((shape.num_pixels,), jnp.float32)
   sums = lax.fori_loop(_int(0), num_chunks, add, (nothing,) * channels)
@@ -174,24 +177,24 @@ def backward_in_chunks(
   """`backward`, 16 Gaussians of the list at a time."""
   channels = cotangent.shape[1]
   x, y = (axis[None, :] for axis in _pixel_centers(tile, corner, shape))
-  wanted = [cotangent[tile, _int(c)][None, :] for c in range(channels)]
-  num_chunks, places = _chunks(tile, start)
+  cotangents = [cotangent[tile, _int(c)][None, :] for c in range(channels)]
+  num_chunks, pairs = _chunks(tile, start)
 
-  def pull(j, nothing):
-    k, used = places(j)
+  def backward_of(j, nothing):
+    k, used = pairs(j)
     _, mean, white, color = _gather(ids, table, k, used, channels)
-    dx, dy, weight = _weight(_down(mean), _down(white), x, y)
-    sums = _sums(_down(white), _down(color), dx, dy, weight, wanted, _total)
+    dx, dy, weight = _weight(_as_columns(mean), _as_columns(white), x, y)
+    sums = _sums(_as_columns(white), _as_columns(color), dx, dy, weight, cotangents, _total)
     for i, values in enumerate(_geometry_gradient(white, sums[0]) + sums[1]):
       triton.store(rows.at[k, _int(i)], values, mask=used)
     return nothing
 
-  lax.fori_loop(_int(0), num_chunks, pull, _int(0))
+  lax.fori_loop(_int(0), num_chunks, backward_of, _int(0))
 
 
 # --- in chunks, with the products of weights and colours as matrix products ---
 
-_COLUMNS = 16  # channels, padded to the least that a matrix product takes
+_COLUMNS = 16  # channels, padded to the smallest side of a matrix product
 
 
 def render_by_products(
@@ -200,12 +203,12 @@ def render_by_products(
   """`render_in_chunks`; the colours [C, G] times the weights [G, P]."""
   channels = image.shape[1]
   x, y = (axis[None, :] for axis in _pixel_centers(tile, corner, shape))
-  num_chunks, places = _chunks(tile, start)
+  num_chunks, pairs = _chunks(tile, start)
   channel = _iota(_COLUMNS)[:, None]
 
   def add(j, sums):
-    n, mean, white, _ = _gather(ids, table, *places(j), 0)
-    *_, weight = _weight(_down(mean), _down(white), x, y)
+    n, mean, white, _ = _gather(ids, table, *pairs(j), 0)
+    *_, weight = _weight(_as_columns(mean), _as_columns(white), x, y)
     color = table.at[n[None, :], 5 + channel]  # [C, G]
     color = triton.load(color, mask=(channel < channels) & (n[None, :] >= 0), other=0.0)
     return sums + _product(color, weight, precision)
@@ -231,17 +234,17 @@ def backward_by_products(
   """`backward_in_chunks`; the gradient of the colours is the weights [G, P] times [P, C]."""
   channels = cotangent.shape[1]
   x, y = (axis[None, :] for axis in _pixel_centers(tile, corner, shape))
-  wanted = [cotangent[tile, _int(c)][None, :] for c in range(channels)]
+  cotangents = [cotangent[tile, _int(c)][None, :] for c in range(channels)]
   channel, pixel = _iota(_COLUMNS)[None, :], _iota(shape.num_pixels)[:, None]
   counted = (channel < channels) & (pixel >= 0)
   columns = triton.load(cotangent.at[tile, channel, pixel], mask=counted, other=0.0)  # [P, C]
-  num_chunks, places = _chunks(tile, start)
+  num_chunks, pairs = _chunks(tile, start)
 
-  def pull(j, nothing):
-    k, used = places(j)
+  def backward_of(j, nothing):
+    k, used = pairs(j)
     _, mean, white, color = _gather(ids, table, k, used, channels)
-    dx, dy, weight = _weight(_down(mean), _down(white), x, y)
-    moments, _ = _sums(_down(white), _down(color), dx, dy, weight, wanted, _total)
+    dx, dy, weight = _weight(_as_columns(mean), _as_columns(white), x, y)
+    moments, _ = _sums(_as_columns(white), _as_columns(color), dx, dy, weight, cotangents, _total)
     for i, values in enumerate(_geometry_gradient(white, moments)):
       triton.store(rows.at[k, _int(i)], values, mask=used)
     of_color = _product(weight, columns, precision)  # [G, C]
@@ -249,7 +252,7 @@ def backward_by_products(
     triton.store(rows.at[k[:, None], 5 + channel], of_color, mask=mask)
     return nothing
 
-  lax.fori_loop(_int(0), num_chunks, pull, _int(0))
+  lax.fori_loop(_int(0), num_chunks, backward_of, _int(0))
 
 
 def _product(left, right, precision: lax.DotAlgorithmPreset):

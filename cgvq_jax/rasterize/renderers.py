@@ -1,9 +1,9 @@
 """Which renderer makes an image of Gaussians, where no gradient is needed: NumPy's or JAX's.
 
-JAX renders a large image faster, on all cores, but a process that decodes one image would first
-spend a second or so on importing JAX and on compiling. The choice is made by the work alone, so
-that the same file is always rendered by the same code; a name overrules it. Importing this file
-imports no JAX.
+JAX renders a large image faster, on all cores, but a process that decodes a single image spends
+more time on importing JAX and on compiling. The choice depends on the amount of work alone, so that
+a file is always rendered by the same code, unless a renderer is named. Importing this module does
+not import JAX.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cgvq_jax.extensions import Registry
 from cgvq_jax.rasterize import numpy_renderer
 
 if TYPE_CHECKING:
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 # (gaussians, height, width) -> the image [H, W, C], float32, not clipped to 0..1.
 Renderer = Callable[['Gaussians', int, int], np.ndarray]
 
-# Gaussians x pixels beyond which a whole process is faster with JAX; measured by
-# `python -m cgvq_jax.benchmark renderers` (docs/RESULTS.md).
-MAX_NUMPY_WORK = 10**11
+# Gaussians x pixels up to which NumPy serves: those of a photograph of 20 million pixels with as
+# many Gaussians as a fit gives it. A process with JAX is as fast at 14 million pixels if it finds
+# its programs in the persistent cache, and beyond 25 million if it compiles them. Measured by
+# `python -m cgvq_jax.benchmark renderers`, see docs/RESULTS.md.
+MAX_NUMPY_WORK = 10**13
 
 
 def _render_by_jax(gaussians: Gaussians, height: int, width: int) -> Float[np.ndarray, 'H W C']:
@@ -34,25 +37,21 @@ def _render_by_jax(gaussians: Gaussians, height: int, width: int) -> Float[np.nd
   return np.asarray(api.rasterize(gaussians, height, width))
 
 
-RENDERERS: dict[str, Renderer] = {'numpy': numpy_renderer.rasterize, 'jax': _render_by_jax}
+RENDERERS: Registry[Renderer] = Registry(
+  'renderer', {'numpy': numpy_renderer.rasterize, 'jax': _render_by_jax}
+)
 
 
-def register(name: str, renderer: Renderer) -> None:
-  """Adds a renderer under a new name, for `render(..., name=name)`."""
-  if name in RENDERERS:
-    raise ValueError(f'renderer: wanted a name other than {sorted(RENDERERS)}, got {name!r}')
-  RENDERERS[name] = renderer
+def choose(num_gaussians: int, height: int, width: int) -> str:
+  """The name of the renderer that is faster for so much work in a new process."""
+  return 'numpy' if num_gaussians * height * width <= MAX_NUMPY_WORK else 'jax'
 
 
 def renderer_for(num_gaussians: int, height: int, width: int, name: str | None = None) -> Renderer:
-  """The renderer of this name, or the one that is faster for so much work in a new process.
+  """The renderer of this name, or else the one that `choose` names.
 
   Raises ValueError on an unknown name."""
-  if name is None:
-    name = 'numpy' if num_gaussians * height * width <= MAX_NUMPY_WORK else 'jax'
-  if name not in RENDERERS:
-    raise ValueError(f'renderer: wanted one of {sorted(RENDERERS)}, got {name!r}')
-  return RENDERERS[name]
+  return RENDERERS.find(name or choose(num_gaussians, height, width))
 
 
 def render(

@@ -1,8 +1,9 @@
-"""Binning: which tiles does each Gaussian's cutoff ellipse touch, as lists cut into chunks.
+"""Binning: for each tile, the list of the Gaussians whose cutoff ellipse meets it, cut into chunks.
 
-Shapes are static, lists are not. The lists hold at most `capacity` (tile, Gaussian) pairs; the true
-number is counted and returned, so that a caller sees an overflow and bins again with more room.
-A tile has no cap of its own: its list is cut into chunks of CHUNK Gaussians, as many as it needs.
+The arrays have static shapes: they hold at most `capacity` (tile, Gaussian) pairs. The number of
+pairs that the image needs is returned too, so that a caller detects an overflow and bins again with
+a larger capacity. A single tile has no limit: its list takes as many chunks of CHUNK Gaussians as
+it needs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from cgvq_jax.primitives.trees import Gaussians
 
 
 class TileShape(NamedTuple):
-  """The rectangle of pixels that has one list of Gaussians."""
+  """The size of the rectangles of pixels that each have one list of Gaussians."""
 
   height: int  # px
   width: int  # px
@@ -33,19 +34,20 @@ class TileShape(NamedTuple):
 
 
 TILE = TileShape(16, 16)  # 256 pixels fill vector registers, a chunk's weights stay in L2 cache
-CHUNK = 16  # Gaussians; shorter chunks waste fewer evaluations but copy more of the cotangent
-BLOCK = 64  # chunks at a time: 1 MiB of weights, half of it on each of two cores
+CHUNK = 16  # Gaussians; shorter chunks pad lists less but copy the cotangent more often
+BLOCK = 64  # chunks evaluated at a time: 1 MiB of weights
 
-# Most Gaussians meet several tiles in a row: of a capacity in pairs, what their rows may take.
-_ROOM_FOR_ROWS = 5 / 8
-_BEYOND = 1 << 29  # what is counted as so many is too many to list; twice that is still an int32
+# Most Gaussians meet several tiles of a row: capacity for (tile row, Gaussian) pairs, as a fraction
+# of that for (tile, Gaussian) pairs.
+_ROW_FRACTION = 5 / 8
+_TOO_MANY = 1 << 29  # stands for any larger number of pairs; twice that is still an int32
 
 
 @struct.dataclass
 class Share:
-  """Every `size`-th row of tiles from row `rank` on: what one of `size` devices renders.
+  """Every `size`-th row of tiles from row `rank` on: the part of an image that one device renders.
 
-  Interleaved rows are nearly equal shares whatever the picture, which halves would not be.
+  Interleaved rows balance the load for any image; contiguous halves would not.
   """
 
   rank: Int[Array, ''] | int = 0
@@ -60,19 +62,19 @@ WHOLE = Share()
 
 
 def own_share(axis: str | None) -> Share:
-  """The share of the image that falls to this device of a `shard_map` over `axis`."""
+  """The share of this device inside a `shard_map` over `axis`; without an axis, the whole image."""
   return Share(lax.axis_index(axis), lax.axis_size(axis)) if axis else WHOLE
 
 
 @struct.dataclass
 class Bins:
-  """The tile lists of one image, or of a share of it: tiles are counted within the share.
+  """The tile lists of one image or of a share of it; tiles are numbered within the share.
 
-  Pairs are sorted by tile: tile t has the Gaussians
-  `pair_gaussian[tile_start[t] : tile_start[t + 1]]`. For those who work on several tiles at a time,
-  the lists are cut into chunks: chunk j is
-  `pair_gaussian[chunk_start[j] : chunk_start[j] + chunk_size[j]]` on the pixels of tile
-  `chunk_tile[j]`. Every tile has a chunk, be it an empty one; those from `num_chunks` on are none.
+  Pairs are sorted by tile: the list of tile t is
+  `pair_gaussian[tile_start[t] : tile_start[t + 1]]`. For code that evaluates several tiles at a
+  time the lists are also cut into chunks: chunk j is
+  `pair_gaussian[chunk_start[j] : chunk_start[j] + chunk_size[j]]`, of tile `chunk_tile[j]`. A tile
+  without Gaussians has one chunk, of size 0. Chunks from `num_chunks` on are unused.
   """
 
   pair_gaussian: Int[Array, 'capacity']
@@ -80,8 +82,8 @@ class Bins:
   chunk_tile: Int[Array, 'chunks']
   chunk_start: Int[Array, 'chunks']
   chunk_size: Int[Array, 'chunks']  # 0..CHUNK
-  tile_end: Int[Array, 'tiles']  # the number of chunks up to and including each tile's
-  num_pairs: Int[Array, '']  # may exceed the capacity: then the lists are incomplete
+  tile_end: Int[Array, 'tiles']  # the last chunk of each tile, plus 1
+  num_pairs: Int[Array, '']  # needed; above the capacity the lists are incomplete
   share: Share
   tile_shape: TileShape = struct.field(pytree_node=False)
   columns: int = struct.field(pytree_node=False)  # tiles in a row
@@ -96,7 +98,7 @@ class Bins:
 
   @property
   def most_chunks(self) -> Int[Array, '']:
-    """Of one tile."""
+    """The largest number of chunks of one tile."""
     return jnp.max(jnp.diff(self.tile_end, prepend=0))
 
   @property
@@ -112,43 +114,46 @@ class Bins:
 def grid(
   height: int, width: int, num_shares: int = 1, tile_shape: TileShape = TILE
 ) -> tuple[int, int]:
-  """Rows and columns of tiles that cover the image, or the largest of its shares."""
+  """Rows and columns of tiles that cover the image, or the largest of its `num_shares` shares."""
   return -(-height // (tile_shape.height * num_shares)), -(-width // tile_shape.width)
 
 
 def initial_capacity(
   num_gaussians: int, height: int, width: int, tile_shape: TileShape = TILE
 ) -> int:
-  """A first guess at the number of pairs; growing it costs one compilation, not correctness.
+  """An estimate of the number of pairs; one that is too low costs one more compilation.
 
-  Fitted to a photograph, Gaussians overlap some sixteenfold whatever their number: a box of
-  e = 4 sqrt(pixels / N) px a side meets (1 + e / height) (1 + e / width) tiles in the mean."""
+  Gaussians fitted to a photograph cover each pixel some sixteen times, whatever their number N: a
+  box of e = 4 sqrt(pixels / N) px a side meets (1 + e / tile height) (1 + e / tile width) tiles on
+  average."""
   side = 4 * math.sqrt(height * width / num_gaussians)
   met = (1 + side / tile_shape.height) * (1 + side / tile_shape.width)
   return round_capacity(math.ceil(1.15 * num_gaussians * met))
 
 
 def round_capacity(num_pairs: int) -> int:
-  """The next of eight sizes an octave, so that slightly longer lists do not compile again."""
+  """Rounds up to one of eight sizes per octave, so that few capacities are ever compiled."""
   step = 2 ** max(10, math.ceil(math.log2(max(num_pairs, 2))) - 4)
   return step * -(-num_pairs // step)
 
 
 def _expand(counts: Int[Array, 'M'], capacity: int):
-  """Lists item i counts[i] times: (owner of each place, where each item ends); junk after all."""
+  """Lists item i counts[i] times: (the item at each position, the end of each item's positions).
+
+  Positions after the last item's end hold any item."""
   ends = jnp.cumsum(counts)
-  # The owner of a place is the number of items that end at or before it.
+  # The item at a position is the number of items that end at or before it.
   owner = jnp.cumsum(jnp.zeros(capacity, jnp.int32).at[ends].add(1, mode='drop'))
   return jnp.minimum(owner, counts.size - 1), ends
 
 
 def _total(counts: Int[Array, 'M'], ends: Int[Array, 'M']) -> Int[Array, '']:
-  """The sum of the counts; of those whose sum is beyond int32, a number beyond any room."""
-  return jnp.where(jnp.sum(counts.astype(jnp.float32)) > _BEYOND, _BEYOND, ends[-1])
+  """The sum of the counts, or _TOO_MANY where it would overflow int32."""
+  return jnp.where(jnp.sum(counts.astype(jnp.float32)) > _TOO_MANY, _TOO_MANY, ends[-1])
 
 
 def _span(low, high, num_tiles: int, side: int):
-  """First tile and number of tiles whose pixel centres meet [low, high] (px), within the image.
+  """First tile and number of tiles with pixel centres in [low, high] (px), within the image.
 
   `side` is that of a tile in this direction, px."""
   # Clipped before the cast: a float beyond int32 has no defined integer.
@@ -158,16 +163,16 @@ def _span(low, high, num_tiles: int, side: int):
 
 
 def _slack(mean, sigma):
-  """What float32 rounding of positions and extents may amount to (px)."""
+  """A bound on the float32 rounding of positions and extents (px)."""
   extent = CUTOFF_RADIUS * jnp.sqrt(sigma[:, 0] + sigma[:, 2])
   return 1e-3 + 4e-6 * (extent + jnp.max(jnp.abs(mean), axis=-1))
 
 
 def _row_extents(mean, sigma, slack, y, height: int):
-  """The x range (px) of each cutoff ellipse, grown by `slack`, in `height` pixel rows from y on.
+  """The x range (px) of each cutoff ellipse, widened by `slack`, in `height` pixel rows from y on.
 
-  Along y the ellipse's right border is furthest out at dy = (sxy / sxx) hx; outside that point it
-  falls monotonically, so the extreme over a strip is at the strip's end nearest to it.
+  The ellipse reaches furthest to the right at dy = (sxy / sxx) hx, and less far the further a row
+  is from there: the maximum over a strip is at the point of the strip that is nearest to that dy.
   """
   half = CUTOFF_RADIUS * jnp.sqrt(sigma[..., 0]), CUTOFF_RADIUS * jnp.sqrt(sigma[..., 2])
   top = y + 0.5 - slack - mean[..., 1]
@@ -175,7 +180,7 @@ def _row_extents(mean, sigma, slack, y, height: int):
   top, bottom = jnp.maximum(top, -half[1]), jnp.minimum(bottom, half[1])
   slope = sigma[..., 1] / sigma[..., 2]
   # Sxx - Sxy^2/Syy as a difference cancels for thin oblique ellipses, so it is bounded below by the
-  # rounding of its terms: the range may come out wide, never narrow.
+  # rounding of its terms: the range may be too wide, never too narrow.
   across = jnp.maximum(sigma[..., 0] - sigma[..., 1] * slope, 1e-6 * sigma[..., 0])
   furthest = half[0] * sigma[..., 1] / sigma[..., 0]
 
@@ -198,12 +203,12 @@ def assign(
   share: Share = WHOLE,
   tile_shape: TileShape = TILE,
 ) -> tuple[Int[Array, 'capacity'], Int[Array, 'capacity'], Int[Array, '']]:
-  """The (tile, Gaussian) pairs of all ellipses: exact by tile row.
+  """The (tile, Gaussian) pairs of all ellipses, exact within each row of tiles.
 
-  Returns tile [capacity] (the number of tiles on unused pairs), Gaussian [capacity] and the number
-  of pairs needed. First each Gaussian is listed once for each tile row it meets, then each of those
-  once for each tile of the row that the ellipse's slice meets; a bounding box would list up to
-  twice as many for the long thin Gaussians of a fitted photograph.
+  Returns tile [capacity] (unused pairs: the number of tiles), Gaussian [capacity] and the number of
+  pairs needed. First each Gaussian is listed for every row of tiles that it meets, then each of
+  these entries for every tile that the ellipse's part in that row meets. A bounding box would give
+  up to twice as many pairs for the long thin Gaussians of a fitted photograph.
   """
   rows, columns = grid(height, width, tile_shape=tile_shape)
   sigma = covariance(gaussians.log_scale, gaussians.rotation)
@@ -215,46 +220,46 @@ def assign(
   end_row = (first_row + num_rows - share.rank + share.size - 1) // share.size
   first_row = (first_row - share.rank + share.size - 1) // share.size
 
-  room = math.ceil(_ROOM_FOR_ROWS * capacity)
+  row_capacity = math.ceil(_ROW_FRACTION * capacity)
   num_rows = end_row - first_row
-  owner, ends = _expand(num_rows, room)
+  owner, ends = _expand(num_rows, row_capacity)
   total_rows = _total(num_rows, ends)
-  # The first of an item's places stands for its first row, the next for the next.
-  row = (end_row - ends)[owner] + jnp.arange(room)
+  # The first position of a Gaussian is its first row, the next one its second, and so on.
+  row = (end_row - ends)[owner] + jnp.arange(row_capacity)
   y = share.row(row).astype(jnp.float32) * tile_shape.height
   low, high = _row_extents(
     gaussians.mean_xy[owner], sigma[owner], slack[owner], y, tile_shape.height
   )
   first_column, num_columns = _span(low, high, columns, tile_shape.width)
-  num_columns = jnp.where(jnp.arange(room) < total_rows, num_columns, 0)
+  num_columns = jnp.where(jnp.arange(row_capacity) < total_rows, num_columns, 0)
 
   slice_, ends = _expand(num_columns, capacity)
   end_tile = row * columns + first_column + num_columns
   tile = (end_tile - ends)[slice_] + jnp.arange(capacity)
   num_tiles = math.prod(grid(height, width, share.size, tile_shape))
   tile = jnp.where(jnp.arange(capacity) < ends[-1], tile, num_tiles)
-  # A truncated row list truncates the pairs unseen; how many there are is then a guess.
-  needed = jnp.where(total_rows > room, 2 * total_rows, _total(num_columns, ends))
+  # Where the list of rows overflows, some pairs are not counted: the number needed is an estimate.
+  needed = jnp.where(total_rows > row_capacity, 2 * total_rows, _total(num_columns, ends))
   return tile, owner[slice_], needed
 
 
-def _sort_by_tile(tile: Int[Array, 'P'], num_tiles: int, gaussian: Int[Array, 'P'], count: int):
-  """Tiles and Gaussians in the order of the tiles.
+def sort_by_tile(tile: Int[Array, 'P'], num_tiles: int, gaussian: Int[Array, 'P'], count: int):
+  """Tiles and Gaussians, sorted by tile.
 
-  One packed key sorts several times faster on a CPU than a key with a value. Where tile and
-  Gaussian do not fit 32 bits, it takes one sort for each digit of the tile (least significant
-  first) that fits them with the place in the list.
+  On a CPU one packed key sorts several times faster than a key with a value. Where tile and
+  Gaussian do not fit 32 bits together, this is a radix sort: each pass sorts by a digit of the tile
+  (least significant first), packed with the position in the list.
   """
   bits = max(count - 1, 1).bit_length()
   if (num_tiles + 1) << bits <= 1 << 32:
     key = lax.sort((tile.astype(jnp.uint32) << bits) | gaussian.astype(jnp.uint32))
     return (key >> bits).astype(jnp.int32), (key & ((1 << bits) - 1)).astype(jnp.int32)
-  place = jnp.arange(tile.size, dtype=jnp.uint32)
+  position = jnp.arange(tile.size, dtype=jnp.uint32)
   bits = max(tile.size - 1, 1).bit_length()
-  order = place
+  order = position
   for shift in range(0, num_tiles.bit_length(), 32 - bits):
     digit = (tile[order].astype(jnp.uint32) >> shift) << bits  # higher digits fall out of the key
-    order = order[lax.sort(digit | place) & ((1 << bits) - 1)]
+    order = order[lax.sort(digit | position) & ((1 << bits) - 1)]
   return tile[order], gaussian[order]
 
 
@@ -273,7 +278,7 @@ def bin_gaussians(
   gaussians = jax.tree.map(lax.stop_gradient, gaussians)
   tile, gaussian, needed = assign(gaussians, height, width, capacity, share, tile_shape)
   with jax.named_scope('sort'):
-    tile, gaussian = _sort_by_tile(tile, num_tiles, gaussian, gaussians.num_gaussians)
+    tile, gaussian = sort_by_tile(tile, num_tiles, gaussian, gaussians.num_gaussians)
 
   ends = jnp.searchsorted(tile, jnp.arange(num_tiles), side='right').astype(jnp.int32)
   tile_start = jnp.concatenate([jnp.zeros(1, jnp.int32), ends])

@@ -1,9 +1,9 @@
-"""The blocked implementation in plain jax.numpy: CPU and TPU, and the fallback anywhere else.
+"""The blocked implementation in plain jax.numpy, for any platform.
 
-A block of chunks is evaluated at a time, so that its weights [BLOCK, CHUNK, P] stay in cache and
-memory is bounded by the block, never by the number of pairs. The loop's bound is the number of
-chunks in use: room to spare in the lists costs nothing. The backward pass is written by hand: it
-recomputes the weights instead of storing them, and gathers its sums by matrix products.
+It evaluates a block of chunks at a time, so that the weights [BLOCK, CHUNK, P] stay in cache and
+memory is bounded by the block, not by the number of pairs. The loop ends at the number of chunks in
+use: unused capacity costs nothing. The backward pass is written by hand: it recomputes the weights
+instead of storing them and computes its sums as matrix products.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def _offsets(shape: TileShape) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache
 def _monomials(shape: TileShape) -> np.ndarray:
-  """[8, P]; the last two are 0: a matrix product with eight columns is faster than with six."""
+  """1, x, y, x^2, xy, y^2 [8, P], padded by 0: a product with 8 columns is faster than with 6."""
   x, y = _offsets(shape)
   return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y, 0 * x, 0 * x])
 
 
-# exp(-q / 8) for q in 0..ln 255, by Chebyshev interpolation: relative error 2e-8, 2e-7 once raised
-# to the eighth power. The cutoff spares the general exponential's range reduction, a third of it.
+# Polynomial of exp(-q / 8) for q in 0..ln 255, by Chebyshev interpolation: relative error 2e-8, and
+# 2e-7 after the eighth power. It needs no range reduction, a third of a general exponential.
 _EXP = tuple(
   float(c)
   for c in np.polynomial.Chebyshev.interpolate(lambda q: np.exp(-q / 8), 6, [0, CUTOFF])
@@ -47,7 +47,7 @@ _EXP = tuple(
 
 
 def _decay(q: Float[Array, '*S']) -> Float[Array, '*S']:
-  """exp(-q) where 0 <= q <= ln 255; elsewhere anything, infinity included."""
+  """exp(-q) where 0 <= q <= ln 255; undefined elsewhere, possibly infinite."""
   p = jnp.asarray(_EXP[-1], q.dtype)
   for c in _EXP[-2::-1]:
     p = p * q + c
@@ -56,13 +56,13 @@ def _decay(q: Float[Array, '*S']) -> Float[Array, '*S']:
   return p * p
 
 
-# lists(i) -> Gaussian ids [B, CHUNK] (N on unused places) and tile ids [B] of a block of chunks.
+# lists(i) -> Gaussian ids [B, CHUNK] (padded with N) and tile ids [B] of a block of chunks.
 Lists = Callable[[Int[Array, '']], tuple[Int[Array, 'B G'], Int[Array, 'B']]]
 
 
 def _lists_at(table: Table, bins: Bins, block: int) -> Lists:
-  """Of the block of chunks from chunk i on."""
-  place, pad = jnp.arange(CHUNK), (0, block)
+  """lists(i) returns the block that begins with chunk i."""
+  position, pad = jnp.arange(CHUNK), (0, block)
   chunk_tile = jnp.pad(bins.chunk_tile, pad, constant_values=bins.num_tiles)
   chunk_start = jnp.pad(bins.chunk_start, pad)
   chunk_size = jnp.pad(bins.chunk_size, pad)
@@ -71,8 +71,8 @@ def _lists_at(table: Table, bins: Bins, block: int) -> Lists:
     start, size, tile = (
       lax.dynamic_slice(a, (i,), (block,)) for a in (chunk_start, chunk_size, chunk_tile)
     )
-    ids = bins.pair_gaussian[start[:, None] + place]
-    return jnp.where(place < size[:, None], ids, table.shape[0] - 1), tile
+    ids = bins.pair_gaussian[start[:, None] + position]
+    return jnp.where(position < size[:, None], ids, table.shape[0] - 1), tile
 
   return lists
 
@@ -82,13 +82,13 @@ Blocks = Callable[[Table, Bins], tuple[Lists, Int[Array, '']]]
 
 
 def listed(table: Table, bins: Bins):
-  """The chunks of the tile lists, which must be complete."""
+  """Blocks of the chunks of the tile lists, which must be complete."""
   lists = _lists_at(table, bins, BLOCK)
   return lambda i: lists(i * BLOCK), -(-bins.num_chunks // BLOCK)
 
 
 def all_pairs(table: Table, bins: Bins):
-  """Every Gaussian on every tile, by arithmetic: what remains where the lists overflowed."""
+  """Blocks of chunks of every Gaussian on every tile, for tile lists that overflowed."""
   num_gaussians, num_tiles = table.shape[0] - 1, bins.num_tiles
   per_tile = -(-num_gaussians // CHUNK)
 
@@ -104,7 +104,7 @@ def all_pairs(table: Table, bins: Bins):
 
 @jax.named_scope('weights')
 def _block(table, ids, tile, bins: Bins):
-  """Gathers a block: means about their tile's centre, whitenings, colours and weights."""
+  """Of a block: means relative to their tile's centre, whitenings, colours and weights."""
   rows, shape = table[ids], bins.tile_shape  # [B, G, 5 + C]
   x, y = _offsets(shape)
   corner = jnp.stack(bins.corner(tile), -1)
@@ -113,15 +113,15 @@ def _block(table, ids, tile, bins: Bins):
   dx, dy = x - mean[..., 0, None], y - mean[..., 1, None]
   q = squared_distance([white[..., i, None] for i in range(3)], dx, dy)
   weight = jnp.where(q <= CUTOFF, _decay(q), 0.0)  # [B, G, P]
-  # Without the barrier XLA fuses the exponential into each of its consumers and repeats it there.
+  # Without the barrier XLA fuses the exponential into each of its consumers, and so repeats it.
   return mean, white, color, lax.optimization_barrier(weight)
 
 
 @jax.named_scope('colors')
 def _chunk_images(mean, white, color, weight):
-  """What each chunk adds to its tile, [B, C, P]."""
+  """The contribution of each chunk to its tile, [B, C, P]."""
   del mean, white
-  # A broadcast sum, not a dot: with an inner size of CHUNK and three outputs it is faster.
+  # A broadcast sum is faster than a dot product of inner size CHUNK and three outputs.
   return jnp.sum(weight[:, :, None, :] * color[..., None], axis=1)
 
 
@@ -141,16 +141,16 @@ def render(table: Table, bins: Bins, *, blocks: Blocks = listed) -> Tiles:
 
 @jax.named_scope('gradients')
 def _pairs_gradient(mean, white, color, weight, pixels, shape: TileShape):
-  """Gradient [B, G, 5 + C] of the table's rows, each through its own chunk, given the cotangent
-  [B, C, P] of the chunks' tiles.
+  """Gradient [B, G, 5 + C] of the table's rows through each chunk, given the cotangent [B, C, P] of
+  the chunks' tiles.
 
   With s = (sum_c color_c cotangent_c) w, every gradient is a sum over the tile's pixels:
   d W = -2 W M2 (its upper triangle), d mean = 2 W^T W m1 (W the whitening, m1 and M2 the first and
   second moments of s about the Gaussian's mean), d color_c = sum_p w cotangent_c. The moments are
-  taken about the tile's centre, where one matrix product [B CHUNK, P] x [P, 8] gives all.
+  taken about the tile's centre, where one matrix product [B CHUNK, P] x [P, 8] gives them all.
   """
   d_color = jnp.einsum('bgp,bcp->bgc', weight, pixels, precision='highest')
-  # Written out over the channels: a reduction over so short an axis is not vectorized.
+  # A Python sum over the channels: XLA does not vectorize a reduction over so short an axis.
   channels = pixels.shape[1]
   s = weight * sum(color[..., c, None] * pixels[:, None, c] for c in range(channels))
   s = lax.optimization_barrier(s)
@@ -191,12 +191,12 @@ def backward(table: Table, bins: Bins, cotangent: Tiles, *, blocks: Blocks = lis
 def mean_errors(
   errors: Errors, target: Target, table: Table, bins: Bins
 ) -> tuple[Float[Array, 'E'], Table]:
-  """This share's part of the means of errors(image, target) over all samples, and the gradient of
-  the first.
+  """The contribution of this share to the means of errors(image, target) over all samples, and the
+  gradient of the first.
 
-  They work sample by sample. So a tile's cotangent is known as soon as its own pixels are, and
-  the weights that rendered it pull it back while they are still in cache: half the exponentials,
-  and no image between. A block takes as many whole tiles as have at most `target.block` chunks; no
+  Errors are elementwise, so the cotangent of a tile is known as soon as its own pixels are, and the
+  backward pass uses the tile's weights while they are in cache: half the exponentials, and no image
+  in memory. A block holds as many whole tiles as have at most `target.block` chunks together; no
   tile may have more (`bins.most_chunks`).
   """
   block = target.block
@@ -206,7 +206,7 @@ def mean_errors(
 
   @jax.named_scope('loss')
   def errors_and_cotangent(chunk_images, slot, first, end):
-    """Of the tiles first..end-1: their part of the values, and the cotangent of each chunk's."""
+    """Of tiles first..end-1: the contribution to the means, and the cotangent for each chunk."""
     image = jnp.zeros((block, channels, pixels_a_tile))
     image = image.at[slot].add(chunk_images, mode='drop', indices_are_sorted=True)
     pixels = lax.dynamic_slice_in_dim(target.pixels, first, block)
@@ -221,8 +221,8 @@ def mean_errors(
     used = jnp.arange(block) < bins.tile_end[end - 1] - starts[first]
     ids, tile = lists(starts[first])
     pairs = _block(table, ids, tile, bins)
-    # What follows the last whole tile is dropped here and has a cotangent of 0: fewer tiles than
-    # `block` leave its last slot empty, which is the one that a place beyond it is clipped to.
+    # Chunks after the last whole tile get slot `block`: their images are dropped, and their
+    # cotangents are read from the last slot, which is 0: the block then has fewer tiles.
     slot = jnp.where(used, tile - first, block)
     part, cotangent = errors_and_cotangent(_chunk_images(*pairs), slot, first, end)
     rows = _pairs_gradient(*pairs, cotangent, bins.tile_shape)
@@ -237,20 +237,20 @@ def mean_errors(
 
 
 def _whole_tiles(bins: Bins, block: int):
-  """For each tile its first chunk, and the tile after the last that shares a block with it."""
+  """For each tile: its first chunk, and the first tile after a block that begins with it."""
   starts = jnp.concatenate([jnp.zeros(1, jnp.int32), bins.tile_end[:-1]])
   after = jnp.searchsorted(bins.tile_end, starts + block, side='right').astype(jnp.int32)
-  # Where a tile has more chunks than a block the result is wrong, but the loop must end.
+  # A tile of more chunks than a block gives a wrong result, but must not make the loop endless.
   return starts, jnp.maximum(after, jnp.arange(1, after.size + 1))
 
 
 def evaluated_pairs(num_chunks: int, tile_shape: TileShape = TILE) -> int:
-  """Weights that `render` evaluates for so many chunks in use: whole blocks, padding and all."""
+  """Weights that `render` evaluates for a number of chunks, rounded up to whole blocks."""
   return -(-int(num_chunks) // BLOCK) * BLOCK * CHUNK * tile_shape.num_pixels
 
 
 def evaluated_pairs_of_whole_tiles(bins: Bins, block: int = BLOCK) -> int:
-  """Weights that `mean_errors` evaluates: blocks that hold whole tiles are not quite full."""
+  """Weights that `mean_errors` evaluates; its blocks hold whole tiles and so are not quite full."""
   tile, blocks, (_, after) = 0, 0, _whole_tiles(bins, block)
   after = np.asarray(after)
   while tile < after.size:
@@ -259,5 +259,5 @@ def evaluated_pairs_of_whole_tiles(bins: Bins, block: int = BLOCK) -> int:
 
 
 KERNELS = Kernels(render, backward, mean_errors)
-# Right whatever the lists, and slow: only the bins' geometry counts.
+# Correct even for incomplete lists, and slow: uses the grid of the bins alone.
 WITHOUT_LISTS = Kernels(partial(render, blocks=all_pairs), partial(backward, blocks=all_pairs))

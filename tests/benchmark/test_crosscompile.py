@@ -49,8 +49,8 @@ def test_the_interpreter_catches_a_wrong_kernel():
   table = layout.gaussian_table(gaussians)
   cotangent = jnp.ones((bins.num_tiles, 3, tiles.TILE.num_pixels))
   right = pallas.VARIANTS['interpret'].backward(table, bins, cotangent)
-  made = pallas._made(pallas._INTERPRETER, pallas_kernels.render, wrong)
-  broken = made.backward(table, bins, cotangent)
+  kernels = pallas.make_kernels(pallas.triton_runner(interpret=True), pallas_kernels.render, wrong)
+  broken = kernels.backward(table, bins, cotangent)
   np.testing.assert_allclose(broken, right, rtol=2e-3)
   with pytest.raises(AssertionError):
     np.testing.assert_allclose(broken, right, rtol=5e-4)
@@ -63,11 +63,11 @@ def test_the_interpreter_catches_a_wrong_kernel():
 @pytest.mark.parametrize('channels', [1, 3, 4])
 def test_kernels_lower_for_an_nvidia_gpu(variant, channels):
   table, bins, cotangent = crosscompile.kernel_arguments(num_gaussians=100, channels=channels)
-  made = pallas.VARIANTS[variant]
+  kernels = pallas.VARIANTS[variant]
   wanted = 'triton' if variant.startswith('triton') else 'mosaic'
   for function, arguments in (
-    (made.render, (table, bins)),
-    (made.backward, (table, bins, cotangent)),
+    (kernels.render, (table, bins)),
+    (kernels.backward, (table, bins, cotangent)),
   ):
     text = crosscompile.lowered(function, *arguments, device='H100').as_text()
     (kernel,) = calls(text) - CALLS

@@ -89,13 +89,13 @@ def test_a_registered_quantizer_is_found_by_its_name_in_a_file(own_dequantizers)
   read = container.read(container.write(symbols._replace(order='none')))
   with pytest.raises(container.ContainerError, match=r"color quantizer: .*, got 'doubling'"):
     container.dequantize(read)
-  clustered.register('doubling', DOUBLING)
+  clustered.DEQUANTIZERS.register('doubling', DOUBLING)
   gaussians, labels = container.dequantize(read)
   np.testing.assert_array_equal(gaussians.color[:, 0], [3, 6, 80])
   np.testing.assert_array_equal(labels, [0, 0, 2])
-  clustered.register('doubling', DOUBLING)  # again
+  clustered.DEQUANTIZERS.register('doubling', DOUBLING)  # again
   with pytest.raises(ValueError, match='wanted a new name'):
-    clustered.register('uniform', DOUBLING)
+    clustered.DEQUANTIZERS.register('uniform', DOUBLING)
 
 
 def test_a_quantizer_that_is_not_registered_can_be_given():

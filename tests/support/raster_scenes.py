@@ -1,9 +1,8 @@
-"""Small named scenes: the arguments that every rasterizer is tested with, and the benchmark's.
+"""Small named scenes: the arguments that every rasterizer is tested with.
 
-A scene is a function whose defaults are the test's sizes. Most share one size, so that one compiled
-program serves them all. Means lie on multiples of 1/64 px where that costs a scene nothing:
-distances to pixel centres are then exact, and no pixel is inside one rasterizer's cutoff and
-outside another's by a rounding.
+Most have the same size, so that one compiled program serves them all. Where a scene allows it,
+means are multiples of 1/64 px: distances to pixel centres are then exact, and no pixel is inside
+the cutoff for one rasterizer and outside for another because of rounding.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ NUM_GAUSSIANS, HEIGHT, WIDTH = 24, 40, 56  # neither side is a multiple of a til
 
 
 class Scene(NamedTuple):
-  """What a rasterizer takes."""
+  """The arguments of a rasterizer."""
 
   gaussians: Gaussians
   height: int  # px
@@ -68,7 +67,7 @@ def borders() -> Scene:
 
 
 def outside() -> Scene:
-  """Half wholly outside the image, near and 1e5 px away; one from there reaches all of it."""
+  """Half wholly outside the image, some 1e5 px away; one of those is wide enough to cover it."""
   scene = random(seed=2)
   mean_xy = np.array(scene.gaussians.mean_xy)
   away = [[-60, 20], [WIDTH + 60, 20], [20, -60], [20, HEIGHT + 60], [-1e5, 20], [20, 1e5]]
@@ -87,7 +86,7 @@ def enormous() -> Scene:
 
 
 def tiny() -> Scene:
-  """Standard deviations of 0.05 to 0.3 px, each mean near enough to a pixel's centre to show."""
+  """Standard deviations of 0.05 to 0.3 px, means within 0.1 px of a pixel's centre."""
   rng = np.random.default_rng(4)
   pixel = np.floor(rng.random((NUM_GAUSSIANS, 2)) * [WIDTH, HEIGHT]) + 0.5
   scene = random(seed=4, scale=(0.05, 0.3))
@@ -96,7 +95,7 @@ def tiny() -> Scene:
 
 
 def thin() -> Scene:
-  """A hundred times as long as wide, at every oblique angle."""
+  """A hundred times as long as wide, at random angles."""
   rng = np.random.default_rng(5)
   scene = random(seed=5)
   gaussians = scene.gaussians.replace(
@@ -107,7 +106,7 @@ def thin() -> Scene:
 
 
 def black() -> Scene:
-  """Colour 0: no image, and yet a gradient of the colours."""
+  """Colour 0: a black image, but the colours have a gradient."""
   scene = random(seed=16)
   return scene._replace(gaussians=scene.gaussians.replace(color=jnp.zeros((NUM_GAUSSIANS, 3))))
 
@@ -129,14 +128,14 @@ def one_gaussian() -> Scene:
 
 
 def crowded(num_gaussians=300) -> Scene:
-  """All within one tile, many times over any number that a tile might be thought to have."""
+  """All on one tile: far more than its share of any capacity."""
   scene = random(num_gaussians, seed=13, scale=(0.5, 1.0))
   mean_xy = scene.gaussians.mean_xy / jnp.array([WIDTH, HEIGHT]) * 8 + 20  # [20, 28]^2
   return scene._replace(gaussians=scene.gaussians.replace(mean_xy=snapped(mean_xy)))
 
 
 def covering(num_gaussians=300) -> Scene:
-  """Every Gaussian on every tile, and so many that lists of a guessed length overflow."""
+  """Every Gaussian on every tile: tile lists of the initial capacity overflow."""
   return random(num_gaussians, seed=14, scale=(60, 90))
 
 
