@@ -375,19 +375,19 @@ def _shapes(carry: QuantizationState):
 
 
 def _nearest_rotation(free: Gaussians, carry: QuantizationState, delta: float):
-  _, _, turns = _shapes(carry)
-  return np.pi * _rotation_levels(free.rotation, turns) / turns
+  _, _, rotations = _shapes(carry)
+  return np.pi * _rotation_levels(free.rotation, rotations) / rotations
 
 
-def _rotation_levels(rotation, turns):
-  return np.mod(np.rint(rotation * turns / np.pi), turns).astype(np.int64)
+def _rotation_levels(rotation, rotations):
+  return np.mod(np.rint(rotation * rotations / np.pi), rotations).astype(np.int64)
 
 
 def _cells(mean, carry: QuantizationState):
   """The cell of its box that each mean is nearest to, and the cell's middle, px."""
-  _, scale, turns = _shapes(carry)
-  rotation = _rotation_levels(carry.value.rotation, turns)
-  spread, shear = adaptive.spreads(scale, rotation, turns)
+  _, scale, rotations = _shapes(carry)
+  rotation = _rotation_levels(carry.value.rotation, rotations)
+  spread, shear = adaptive.spreads(scale, rotation, rotations)
   low, size = carry.low.astype(np.int64), carry.size.astype(np.int64)
   cells = adaptive.num_cells(size, spread, carry.energy_class)
   cell = adaptive.nearest_cell(mean.astype(np.float64), low, size, cells, spread, shear)
@@ -426,7 +426,7 @@ def to_symbols(state: FitState, method: AdaptiveMethod, height: int, width: int)
   carry = replace(
     jax.tree.map(lambda leaf: leaf[carry.kept], replace(carry, axes=None)), axes=carry.axes
   )
-  levels, _, turns = _shapes(carry)
+  levels, _, rotations = _shapes(carry)
   cell, _ = _cells(carry.value.mean_xy, carry)
   return AdaptiveSymbols(
     height=height,
@@ -437,7 +437,7 @@ def to_symbols(state: FitState, method: AdaptiveMethod, height: int, width: int)
     axes=carry.axes,
     energy_class=carry.energy_class.astype(np.int64),
     log_scale=levels,
-    rotation=_rotation_levels(carry.value.rotation, turns),
+    rotation=_rotation_levels(carry.value.rotation, rotations),
     low=carry.low.astype(np.int64),
     size=carry.size.astype(np.int64),
     cell=cell,
