@@ -422,6 +422,7 @@ def _parser() -> argparse.ArgumentParser:
     'Compare an image, its .cgvq file and the decoded picture with JPEG at the same bytes.',
     'compare photo.png photo.cgvq photo_again.png --with JPEG WebP AVIF --tiles tiles.png',
   )
+  extension(comparing)
   comparing.add_argument('file', metavar='FILE', type=Path, help='the .cgvq file')
   comparing.add_argument(
     'decoded', metavar='DECODED', type=Path, help='what cgvq decode made of it'

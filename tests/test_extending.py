@@ -92,8 +92,14 @@ def test_a_quantizer(folder):
   assert "got 'square_law'" in error and len(error.splitlines()) == 1
 
 
+def test_a_job_decodes_by_a_quantizer(folder):
+  done = _run(folder, '--workdir=runs/square_law')
+  assert '1 files made' in done.stdout
+  assert list((folder / 'runs' / 'square_law').glob('cgvq_square_law*/500/sample.png'))
+
+
 def test_an_initializer_a_loss_and_a_densifier_from_a_config(folder):
-  done = _run(folder, 'cgvq_jax.main')
+  done = _run(folder, '--workdir=runs/my_fit')
   assert '1 files made' in done.stdout
   record = next((folder / 'runs' / 'my_fit').glob('cgvq_rd/*/sample.json')).read_text()
   assert all(name in record for name in ('lattice', 'charbonnier', 'halves'))
