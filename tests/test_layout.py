@@ -1,49 +1,116 @@
-"""The package is laid out as docs/DESIGN.md says, and imports go down its table only."""
+"""The order of the files: each imports only from those below it, and decoding starts light."""
 
 from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / 'cgvq_jax'
-TABLE = (ROOT / 'docs' / 'DESIGN.md').read_text().split('## Where things are')[1].split('\n## ')[0]
-# From top to bottom: the names in the first column, and all of the row.
-ROWS = [
-  (re.findall(r'`([\w.]+)/?`', row.split('|')[1]), row)
-  for row in TABLE.splitlines()
-  if row.startswith('| `')
-]
-RANKS = {name.removesuffix('.py'): rank for rank, (names, _) in enumerate(ROWS) for name in names}
-FILES = sorted(
-  path.relative_to(PACKAGE) for path in PACKAGE.rglob('*.py') if path.name != '__init__.py'
+PACKAGE = Path(__file__).parents[1] / 'cgvq_jax'
+GOLDEN = Path(__file__).parent / 'golden'
+# Folders and single files of the package, from the top: a row imports from itself and from below.
+ROWS = (
+  ('cli', 'main', '__main__', '__init__'),
+  ('jobs',),
+  ('benchmark',),
+  ('evaluate',),
+  ('codec',),
+  ('methods',),
+  ('bitstream',),
+  ('fit',),
+  ('quantize',),
+  ('rasterize',),
+  ('primitives',),
+  ('io',),
+  ('metrics', 'rate_control', 'devices', 'extensions'),
 )
+MODULES = {
+  'cgvq_jax.' + '.'.join(path.relative_to(PACKAGE).with_suffix('').parts): path
+  for path in sorted(PACKAGE.rglob('*.py'))
+}
 
 
-def _imported(path: Path) -> set[str]:
-  """The folders and top-level files of the package that a file imports, also inside functions."""
+def imports_of(module: str) -> set[str]:
+  """The modules of the package that a module names in its imports, those inside functions too."""
   found = set()
-  for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
-    if isinstance(node, ast.ImportFrom) and (node.module or '').split('.')[0] == 'cgvq_jax':
-      inner = (node.module or '').split('.')[1:]
-      found |= {inner[0]} if inner else {alias.name for alias in node.names}
-  return found
+  for node in ast.walk(ast.parse(MODULES[module].read_text('utf-8'))):
+    if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('cgvq_jax'):
+      for name in node.names:
+        whole = f'{node.module}.{name.name}'
+        found.add(whole if whole in MODULES else str(node.module))
+  return found & MODULES.keys() - {module}
 
 
-@pytest.mark.parametrize('path', FILES, ids=str)
-def test_each_file_is_in_the_table_and_imports_what_is_below(path):
-  top = path.parts[0].removesuffix('.py')
-  assert top in RANKS
-  if len(path.parts) > 1 and path.stem != '__main__':
-    assert f'`{path.stem}`' in ROWS[RANKS[top]][1]
-  above = {name for name in _imported(path) if RANKS.get(name, len(ROWS)) < RANKS[top]}
+def row_of(module: str) -> int:
+  top = module.split('.')[1]
+  return next(i for i, row in enumerate(ROWS) if top in row)
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_a_file_imports_only_from_below(module):
+  above = {other for other in imports_of(module) if row_of(other) < row_of(module)}
   assert not above
 
 
-def test_the_table_names_files_that_are_there():
-  assert len(ROWS) > 12
-  for name, rank in RANKS.items():
-    assert (PACKAGE / f'{name}.py').is_file() or (PACKAGE / name).is_dir(), (name, rank)
+def test_there_are_no_circles():
+  graph = {module: imports_of(module) for module in MODULES}
+  assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
+
+
+def test_the_table_of_the_design_is_this_layout():
+  page = (PACKAGE.parent / 'docs' / 'DESIGN.md').read_text('utf-8')
+  table = page.split('## Where things are')[1].split('\n## ')[0]
+  rows = [row.split('|')[1:3] for row in table.splitlines() if row.startswith('| `')]
+  tops = [re.findall(r'`(\w+)(?:\.py|/)`', first) for first, _ in rows]
+  order = [row_of(f'cgvq_jax.{top}') for names in tops for top in names]
+  assert order == sorted(order) and set(order) == set(range(len(ROWS)))
+  named = {top: second for names, (_, second) in zip(tops, rows, strict=True) for top in names}
+  for module in MODULES:
+    top, *inner = module.split('.')[1:]
+    assert top == '__init__' or top in named, module
+    if inner and not inner[-1].startswith('__'):
+      assert f'`{inner[-1]}`' in named[top], module
+
+
+@pytest.mark.parametrize(
+  'arguments',
+  [
+    ['info', 'v2_photo.cgvq'],
+    ['info', 'v1_photo_cgvq.cgvq', '--json'],
+    ['decode', 'v2_photo.cgvq', 'OUT'],
+    ['decode', 'v1_photo_cgvq.cgvq', 'OUT', '--scale', '2'],
+  ],
+  ids=' '.join,
+)
+def test_reading_a_file_loads_no_training_and_no_jax(arguments, tmp_path):
+  script = (
+    'import sys\nfrom cgvq_jax.cli import main\ncode = main(sys.argv[1:])\n'
+    'print(code, *sorted(sys.modules), file=sys.stderr)\n'
+  )
+  arguments = [str(tmp_path / 'x.png') if each == 'OUT' else each for each in arguments]
+  command = [sys.executable, '-c', script, *arguments]
+  environment = {'PYTHONPATH': str(PACKAGE.parent)}
+  done = subprocess.run(command, cwd=GOLDEN, env=environment, capture_output=True, text=True)
+  code, *modules = done.stderr.split()
+  assert code == '0', done.stderr
+  roots = {module.split('.')[0] for module in modules}
+  assert not roots & {'jax', 'jaxlib', 'jaxtyping', 'flax', 'optax', 'orbax', 'scipy', 'matplotlib'}
+  ours = {module for module in modules if module.startswith(('cgvq_jax.methods', 'cgvq_jax.fit.'))}
+  assert ours <= {'cgvq_jax.fit.settings'}  # plain numbers
+
+
+def test_the_package_itself_loads_nothing_but_knows_its_names():
+  script = (
+    'import sys, cgvq_jax as cg\nprint(*[m for m in sys.modules if m.startswith("cgvq_jax.")])\n'
+    'assert set(cg.__all__) <= set(dir(cg))\n'
+    'assert all(getattr(cg, name) is not None for name in cg.__all__)\n'
+  )
+  environment = {'PYTHONPATH': str(PACKAGE.parent), 'JAX_PLATFORMS': 'cpu'}
+  command = [sys.executable, '-c', script]
+  done = subprocess.run(command, env=environment, capture_output=True, text=True)
+  assert (done.returncode, done.stdout.strip()) == (0, ''), done.stderr
