@@ -215,9 +215,9 @@ def _info(arguments: argparse.Namespace) -> None:
   print(f'{arguments.input}: version {about["version"]}, method {about["method"]}')
   print(f'image         {about["width"]} x {about["height"]} px, {about["channels"]} channels')
   print(f'N             {about["num_gaussians"]} Gaussians')
-  if about['num_clusters']:
+  if about.get('num_clusters'):  # which a registered format need not have
     print(f'K             {about["num_clusters"]} clusters')
-    print(f'order         {about["order"]}')
+    print(f'order         {about.get("order", "-")}')
   print(f'size          {about["bytes"]} bytes, {about["bpp"]:.4f} bpp')
   for name, size in about['sections'].items():
     print(f'  {name:<15} {size:>9} bytes {100 * size / about["bytes"]:5.1f} %')
@@ -422,6 +422,7 @@ def _parser() -> argparse.ArgumentParser:
     'Compare an image, its .cgvq file and the decoded picture with JPEG at the same bytes.',
     'compare photo.png photo.cgvq photo_again.png --with JPEG WebP AVIF --tiles tiles.png',
   )
+  extension(comparing)
   comparing.add_argument('file', metavar='FILE', type=Path, help='the .cgvq file')
   comparing.add_argument(
     'decoded', metavar='DECODED', type=Path, help='what cgvq decode made of it'

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,7 +49,7 @@ def load(modules: Iterable[str]) -> None:
   """Imports modules, which register what they add: those named, then those of CGVQ_EXTENSIONS.
 
   A module is a dotted name that Python finds, also in the current folder, or the path of a .py
-  file. A file is loaded once, whatever is said more often.
+  file. Each is loaded once, however often it is named.
 
   Raises:
     ExtensionError: there is no such module, or importing it fails.
@@ -62,15 +63,27 @@ def load(modules: Iterable[str]) -> None:
       raise ExtensionError(f'extension {module}: wanted a module that loads, got {said}') from error
 
 
+def export(modules: Iterable[str]) -> None:
+  """Adds modules to CGVQ_EXTENSIONS, so that processes which this one starts load them too."""
+  named = [str(Path(module).resolve()) if _is_file(module) else module for module in modules]
+  known = filter(None, os.environ.get(VARIABLE, '').split(os.pathsep))
+  if all_of_them := dict.fromkeys([*known, *named]):
+    os.environ[VARIABLE] = os.pathsep.join(all_of_them)
+
+
+def _is_file(module: str) -> bool:
+  return module.endswith('.py')
+
+
 def _load(module: str) -> None:
-  if not module.endswith('.py'):
+  if not _is_file(module):
     if os.getcwd() not in sys.path:
       sys.path.append(os.getcwd())
     importlib.import_module(module)
     return
   path = Path(module).resolve()
-  name = f'cgvq_extension_{path.stem}'
-  if getattr(sys.modules.get(name), '__file__', None) == str(path):
+  name = f'cgvq_extension_{path.stem}_{zlib.crc32(bytes(path)):08x}'  # files may share a name
+  if name in sys.modules:
     return
   spec = importlib.util.spec_from_file_location(name, path)
   if spec is None or spec.loader is None:

@@ -9,7 +9,8 @@ The images are those of the folder config.data.root. Where it is empty they are 
 photographs, in the folder that the environment variable CGVQ_KODAK names or else in data/kodak;
 the name 'sample' is a photograph that needs no download. Each value of the config can be set as
 --config.name=value; lists are (5000,10000) or gi,cgvq. Modules that register more methods, losses
-and so on are loaded from the environment variable CGVQ_EXTENSIONS, separated as in PATH.
+and so on are loaded from config.extensions and from the environment variable CGVQ_EXTENSIONS,
+separated as in PATH: see docs/EXTENDING.md.
 
 The working folder gets <method>/<setting>/<image>.cgvq and .png, results.json, report.md and plots;
 a setting is a quality or a number of Gaussians. A job that was stopped or killed continues when the
@@ -53,7 +54,9 @@ def main(argv: Sequence[str]) -> int:
       raise config.ConfigError('--workdir: wanted a folder for the results, got none')
     if _CONFIG.value is None:
       raise config.ConfigError('--config: wanted a file such as configs/kodak.py, got none')
-    extensions.load(())
+    modules = config.extensions(_CONFIG.value)
+    extensions.load(modules)
+    extensions.export(modules)  # to the processes that decode
     is_study = 'fits' in _CONFIG.value
     if is_study:
       arguments = config.fit_study_arguments(_CONFIG.value)

@@ -46,4 +46,5 @@ def get_config() -> ConfigDict:
   config.data.root = ''  # a folder of images; empty: Kodak
   config.data.images = kodak.TUNED_ON  # names without extension; empty: all
   config.tuned_on = kodak.TUNED_ON  # the others have a mean of their own
+  config.extensions = ()  # modules or .py files that register more names: docs/EXTENDING.md
   return config

@@ -52,4 +52,5 @@ def get_config() -> ConfigDict:
   config.reference_method = ''  # BD-rates are taken against it too; empty: baselines only
   config.tuned_on = TUNED_ON  # these images and the others have means of their own
   config.checkpoint_seconds = 60.0
+  config.extensions = ()  # modules or .py files that register more names: docs/EXTENDING.md
   return config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -59,6 +60,21 @@ def test_a_file_imports_only_from_below(module):
 def test_there_are_no_circles():
   graph = {module: imports_of(module) for module in MODULES}
   assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
+
+
+def test_the_table_of_the_design_is_this_layout():
+  page = (PACKAGE.parent / 'docs' / 'DESIGN.md').read_text('utf-8')
+  table = page.split('## Where things are')[1].split('\n## ')[0]
+  rows = [row.split('|')[1:3] for row in table.splitlines() if row.startswith('| `')]
+  tops = [re.findall(r'`(\w+)(?:\.py|/)`', first) for first, _ in rows]
+  order = [row_of(f'cgvq_jax.{top}') for names in tops for top in names]
+  assert order == sorted(order) and set(order) == set(range(len(ROWS)))
+  named = {top: second for names, (_, second) in zip(tops, rows, strict=True) for top in names}
+  for module in MODULES:
+    top, *inner = module.split('.')[1:]
+    assert top == '__init__' or top in named, module
+    if inner and not inner[-1].startswith('__'):
+      assert f'`{inner[-1]}`' in named[top], module
 
 
 @pytest.mark.parametrize(

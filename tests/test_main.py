@@ -10,7 +10,7 @@ from small_jobs import ROOT, call, write_image
 
 from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.io import images
-from cgvq_jax.jobs.config import ConfigError, rate_distortion_arguments
+from cgvq_jax.jobs.config import ConfigError, extensions, rate_distortion_arguments
 from cgvq_jax.jobs.rate_distortion import grid
 from cgvq_jax.methods import registry
 
@@ -104,6 +104,13 @@ def test_images_are_chosen_by_name(tmp_path):
 def test_a_bad_value_is_named(name, value, wanted):
   with pytest.raises(ConfigError, match=f'config.{name}: .*{wanted}'):
     rate_distortion_arguments(config(**{name: value}))
+
+
+def test_extensions_are_named():
+  assert extensions(config()) == []
+  assert extensions(config(extensions='a.py,b')) == ['a.py', 'b']
+  with pytest.raises(ConfigError, match=r'config.extensions: wanted modules or .py files, got 3'):
+    extensions(config(extensions=('a.py', 3)))
 
 
 def test_a_config_that_lacks_a_value_is_named():

@@ -30,5 +30,5 @@ def test_the_scripts_it_names_are_there():
   root = Path(__file__).parents[1]
   for script in set(re.findall(r'launch/\w+\.sh', README)):
     assert (root / script).stat().st_mode & 0o111, script
-  for page in set(re.findall(r'docs/\w+\.md|configs/\w+\.py', README)):
+  for page in set(re.findall(r'(?:docs|configs|tests|cgvq_jax)/[\w/]+\.(?:md|py)', README)):
     assert (root / page).is_file(), page

@@ -30,6 +30,19 @@ class ConfigError(ValueError):
   """A value of the config cannot be used: its name, what was wanted and what was got."""
 
 
+def extensions(config: Any) -> list[str]:
+  """The modules to load before any other value is read, since they may register its names.
+
+  Raises:
+    ConfigError: one of them is not a name, or config.extensions is missing.
+  """
+  modules = _list(_value(config, 'extensions'))
+  for module in modules:
+    if not isinstance(module, str):
+      raise ConfigError(f'config.extensions: wanted modules or .py files, got {module!r}')
+  return modules
+
+
 def rate_distortion_arguments(config: Any) -> dict[str, Any]:
   """The arguments of `rate_distortion.run`, except the working folder.
 
