@@ -3,7 +3,8 @@
   python -m cgvq_jax.benchmark rasterize [--scenes kodim15-10k ...] [--implementations xla ...]
   python -m cgvq_jax.benchmark step
   python -m cgvq_jax.benchmark profile [--scene kodim15-10k] [--stages fit cgvq]
-  python -m cgvq_jax.benchmark decode a.cgvq b.cgvq ...
+  python -m cgvq_jax.benchmark decode a.cgvq b.cgvq ... [--renderer jax]
+  python -m cgvq_jax.benchmark renderers
   python -m cgvq_jax.benchmark bitstream a.cgvq b.cgvq ...
   python -m cgvq_jax.benchmark kernels [--devices H100 A100] [--tile 16x16]
   python -m cgvq_jax.benchmark gpu [--scene kodim15-10k] [--seconds 300]
@@ -24,6 +25,9 @@ count as the part of the last of them.
 
 decode: bytes to integers (entropy decoding), to Gaussians (dequantization), to pixels, and the sum.
 The files alternate, round after round, so that a drift of the machine's speed affects all equally.
+
+renderers: seconds of whole new processes that render an image by NumPy and by JAX, which decide
+the renderer of `cgvq decode`; wants Kodak's photographs.
 
 bitstream: bytes of each file in each order of the Gaussians, and how much of log2 of the number of
 orders each order saves; then the cost of each column of rotation, scale and colour with its entropy
@@ -46,7 +50,7 @@ from pathlib import Path
 from typing import Any
 
 from cgvq_jax import devices
-from cgvq_jax.benchmark import cpu, crosscompile, decoding, entropy, gpu, profiling
+from cgvq_jax.benchmark import cpu, crosscompile, decoding, entropy, gpu, profiling, renderers
 from cgvq_jax.benchmark.scenes import SCENES, USUAL
 from cgvq_jax.io.files import write_atomically
 from cgvq_jax.methods.registry import METHODS
@@ -60,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
   style: dict[str, Any] = {'formatter_class': argparse.RawDescriptionHelpFormatter}
   parser = argparse.ArgumentParser('python -m cgvq_jax.benchmark', description=__doc__, **style)
   commands = parser.add_subparsers(
-    required=True, metavar='rasterize|step|profile|decode|bitstream|kernels|gpu'
+    required=True, metavar='rasterize|step|profile|decode|renderers|bitstream|kernels|gpu'
   )
 
   def add(name: str, run: Callable[[argparse.Namespace], Any], about: str):
@@ -113,8 +117,10 @@ def _parser() -> argparse.ArgumentParser:
   command.add_argument('--scene', choices=SCENES, default='random-768', metavar='NAME')
   command.add_argument('--seconds', type=float, default=300, help='begin no row after these')
   command.add_argument('--fit_steps', type=int, default=5000, help='of the photograph')
-  command = add('decode', lambda a: decoding.decode(a.files), 'Files to pixels.')
+  command = add('decode', lambda a: decoding.decode(a.files, a.renderer), 'Files to pixels.')
   command.add_argument('files', type=Path, nargs='+', metavar='FILE')
+  command.add_argument('--renderer', metavar='NAME', help='numpy or jax (default: as cgvq decode)')
+  add('renderers', lambda _: renderers.run(), 'Whole processes that render.')
   command = add('bitstream', lambda a: entropy.bitstream(a.files), 'Bits of the integers.')
   command.add_argument('files', type=Path, nargs='+', metavar='FILE')
   return parser

@@ -35,7 +35,10 @@ def _tile_pairs(gaussians: Gaussians, height: int, width: int) -> int:
 
 
 def decode(
-  files: Sequence[Path], rounds: int = 25, clock: Clock = time.perf_counter
+  files: Sequence[Path],
+  renderer: str | None = None,
+  rounds: int = 25,
+  clock: Clock = time.perf_counter,
 ) -> list[dict[str, Any]]:
   """Median warm milliseconds from each file's bytes to integers, to Gaussians and to pixels."""
   contents = {str(file): container.read_file(file) for file in files}
@@ -47,7 +50,7 @@ def decode(
       read = stopwatch.lap()
       decoded = codec.decode(data)
       decoding = stopwatch.lap()
-      codec.render(decoded)
+      codec.render(decoded, renderer=renderer)
       seconds[file].append([read, decoding, stopwatch.lap()])
   rows = []
   print(tables.header(_COLUMNS))

@@ -16,7 +16,7 @@ def test_the_parts_of_decoding_are_timed_with_the_files_alternating(tmp_path, mo
   clock, calls = [0.0], []
 
   def taking(name, seconds, result):
-    def call(argument):
+    def call(argument, **options):
       clock[0] += seconds
       calls.append((name, argument))
       return result
