@@ -360,15 +360,15 @@ def _parser() -> argparse.ArgumentParser:
     '--target_bpp',
     type=_positive,
     metavar='R',
-    help='of cgvq_rd: the quality that has this rate, within 2 %%; takes three times as long or so',
+    help='of cgvq_rd: find the quality that has this rate, within 2 %%; takes three times as long',
   )
   rate.add_argument(
     '--target_psnr', type=_positive, metavar='P', help='of cgvq_rd: the same, within 0.1 dB'
   )
   encode.add_argument(
     '--num_gaussians',
-    help="at most; of the papers' methods, whose rate it is (10000). cgvq_rd starts with as many,"
-    ' by its quality, and keeps what pays',
+    help="at most (default: 10000 for the papers' methods, whose rate it decides; by the quality for"
+    ' cgvq_rd, which starts from as many and prunes)',
     **number,
   )
   encode.add_argument(
@@ -427,9 +427,14 @@ def _parser() -> argparse.ArgumentParser:
   comparing.add_argument(
     'decoded', metavar='DECODED', type=Path, help='what cgvq decode made of it'
   )
-  comparing.add_argument('--picture', metavar='OUT', type=Path, help='write a picture of it all')
   comparing.add_argument(
-    '--tiles', metavar='OUT', type=Path, help='write a picture of what was decoded worst'
+    '--picture',
+    metavar='OUT',
+    type=Path,
+    help='write a picture: original, decoded, error, Gaussians',
+  )
+  comparing.add_argument(
+    '--tiles', metavar='OUT', type=Path, help='write a picture of the parts with the largest error'
   )
   comparing.add_argument(
     '--with',
