@@ -367,7 +367,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   encode.add_argument(
     '--num_gaussians',
-    help="at most (default: 10000 for the papers' methods, whose rate it decides; by the quality for"
+    help="at most (default: 10000 for the papers' methods, whose rate it decides; by quality for"
     ' cgvq_rd, which starts from as many and prunes)',
     **number,
   )
