@@ -199,7 +199,7 @@ def _each(quantizers: Quantizers, function: Callable[..., Any], *rows: Rows) -> 
 
 
 @lru_cache
-def through(quantizers: Quantizers) -> ForwardFn:
+def forward_through(quantizers: Quantizers) -> ForwardFn:
   """The forward function of a fine-tuning step: quantize every cluster, dequantize, join.
 
   Steps and offsets learn by gradient, codebooks by moving averages. Both are in `Trained`; the
@@ -361,7 +361,7 @@ def finetune_stage(
     num_steps=settings.finetune_steps,
     target=place(target),
     start=with_best(start, Best(start, jnp.array(-jnp.inf)))[0],
-    forward=through(method.quantizers),
+    forward=forward_through(method.quantizers),
     optimizer=optimizer,
     loss=functions_of(settings).loss,
     next_block=blocks_of(settings.finetune_steps, place(context)),

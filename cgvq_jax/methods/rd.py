@@ -83,14 +83,14 @@ class AdaptiveMethod(NamedTuple):
   axes: Callable[[Float[np.ndarray, 'N C']], Int[np.ndarray, 'C C']] = adaptive.color_axes
 
   @property
-  def delta(self) -> float:
-    """The quantization step of e, colour times px."""
+  def quantization_step(self) -> float:
+    """Delta, the step of e, colour times px."""
     return adaptive.quantization_step(self.step_index)
 
   @property
   def min_gain(self) -> float:
     """Squared error that a Gaussian has to gain: the energy below which none is kept."""
-    return self.delta**2
+    return self.quantization_step**2
 
   def gaussian_budget(self, num_pixels: int) -> int:
     """How many to fit; pruning leaves a half or a third of them, by what the picture needs."""
@@ -160,8 +160,8 @@ class RatePenalty(NamedTuple):
 NO_PENALTY = RatePenalty(1.0, 0.0, 0.0)
 
 
-def rate_penalty(delta: float, lmbda: float, presence: float, samples: int) -> RatePenalty:
-  """The rate at `lmbda` times the slope of quantization in steps of `delta`.
+def rate_penalty(step: float, lmbda: float, presence: float, samples: int) -> RatePenalty:
+  """The rate at `lmbda` times the slope of quantization in steps of delta, here `step`.
 
   All of a Gaussian's numbers together take about 3 log2(1 + x) bits, x = E / delta^2, and 3 / ln 2
   times `presence` more where it exists at all. At the slope of quantization in steps of delta,
@@ -172,7 +172,7 @@ def rate_penalty(delta: float, lmbda: float, presence: float, samples: int) -> R
   in units of the mean squared error of `samples` pixels times channels. Energies below delta^2 are
   pulled to nothing, those above hardly change.
   """
-  return RatePenalty(delta**2, lmbda * delta**2 / 2 / samples, presence)
+  return RatePenalty(step**2, lmbda * step**2 / 2 / samples, presence)
 
 
 def forward(params: Gaussians, carry: QuantizationState, context: RatePenalty) -> Forward:
@@ -255,7 +255,7 @@ def quantize_stage(
   # As many as the fit started with, whatever is left: pictures of one size share a program.
   count = max(method.default_budget(height * width), gaussians.num_gaussians)
   gaussians = densify.with_inactive(gaussians, count)
-  penalty = rate_penalty(method.delta, method.lmbda, method.presence, target.size)
+  penalty = rate_penalty(method.quantization_step, method.lmbda, method.presence, target.size)
   # As arguments of the program, so that all blocks share one.
   with_penalty, without = (jax.tree.map(np.float32, p) for p in (penalty, NO_PENALTY))
 
@@ -301,7 +301,7 @@ def _choose_steps(state: FitState, method: AdaptiveMethod) -> FitState:
   kept = energy_of_each > method.min_gain
   kept[np.argmax(energy_of_each)] = True  # a file has one at least
   energy_class = np.zeros(energy_of_each.shape, np.int64)
-  energy_class[kept] = method.classify(energy_of_each[kept], method.delta)
+  energy_class[kept] = method.classify(energy_of_each[kept], method.quantization_step)
   nowhere = jax.tree.map(np.asarray, densify.inactive(*e.shape))
   carry = replace(
     jax.tree.map(np.asarray, state.carry),
@@ -340,7 +340,7 @@ def quantize_group(
     means = free.mean_xy[carry.kept].astype(np.float64)
     low[carry.kept], size[carry.kept] = boxes.boxes_of(means, *sizes)
     carry = replace(carry, low=low, size=size)
-  values = _NEAREST[name](free, carry, method.delta).astype(np.float32)
+  values = _NEAREST[name](free, carry, method.quantization_step).astype(np.float32)
   before = getattr(carry.quantized, name)
   new = _like(mine, values) & ~before
   value = np.where(new, values, getattr(carry.value, name))
@@ -362,7 +362,7 @@ def _log_scale_levels(log_scale, energy_class):
   return np.clip(levels, -most, most).astype(np.int64)
 
 
-def _nearest_log_scale(free: Gaussians, carry: QuantizationState, delta: float):
+def _nearest_log_scale(free: Gaussians, carry: QuantizationState, step: float):
   scale = adaptive.scales(_log_scale_levels(free.log_scale, carry.energy_class), carry.energy_class)
   return np.log(scale)
 
@@ -374,7 +374,7 @@ def _shapes(carry: QuantizationState):
   return levels, scale, adaptive.num_rotations(scale, carry.energy_class)
 
 
-def _nearest_rotation(free: Gaussians, carry: QuantizationState, delta: float):
+def _nearest_rotation(free: Gaussians, carry: QuantizationState, step: float):
   _, _, rotations = _shapes(carry)
   return np.pi * _rotation_levels(free.rotation, rotations) / rotations
 
@@ -394,22 +394,22 @@ def _cells(mean, carry: QuantizationState):
   return cell, adaptive.means(low, size, cell, cells)
 
 
-def _nearest_mean(free: Gaussians, carry: QuantizationState, delta: float):
+def _nearest_mean(free: Gaussians, carry: QuantizationState, step: float):
   return _cells(free.mean_xy, carry)[1]
 
 
-def _color_levels(e, carry: QuantizationState, delta: float):
-  x = e @ adaptive.unit_axes(carry.axes).T / delta
+def _color_levels(e, carry: QuantizationState, step: float):
+  x = e @ adaptive.unit_axes(carry.axes).T / step
   return np.where(np.abs(x) < _DEAD_ZONE, 0, np.rint(x)).astype(np.int64)
 
 
-def _nearest_color(free: Gaussians, carry: QuantizationState, delta: float):
+def _nearest_color(free: Gaussians, carry: QuantizationState, step: float):
   # The area by which the fit turns colours into e: that of the scales as they are fitted.
   e = free.color * np.sqrt(np.pi * np.exp(np.sum(free.log_scale, axis=-1, keepdims=True)))
-  return delta * _color_levels(e, carry, delta) @ adaptive.unit_axes(carry.axes)
+  return step * _color_levels(e, carry, step) @ adaptive.unit_axes(carry.axes)
 
 
-# (free Gaussians, state, delta) -> the nearest values that a file can hold.
+# (free Gaussians, state, quantization step) -> the nearest values that a file can hold.
 _NEAREST = {
   'log_scale': _nearest_log_scale,
   'rotation': _nearest_rotation,
@@ -441,5 +441,5 @@ def to_symbols(state: FitState, method: AdaptiveMethod, height: int, width: int)
     low=carry.low.astype(np.int64),
     size=carry.size.astype(np.int64),
     cell=cell,
-    color=_color_levels(carry.value.color, carry, method.delta),
+    color=_color_levels(carry.value.color, carry, method.quantization_step),
   )

@@ -26,7 +26,7 @@ Renderer = Callable[['Gaussians', int, int], np.ndarray]
 
 # Gaussians x pixels up to which NumPy serves: those of a photograph of 20 million pixels with as
 # many Gaussians as a fit gives it. A process with JAX is as fast at 14 million pixels if it finds
-# its programs in the persistent cache, and beyond 25 million if it compiles them. Measured by
+# its programs in the persistent cache, at some 23 million if it compiles them. Measured by
 # `python -m cgvq_jax.benchmark renderers`, see docs/RESULTS.md.
 MAX_NUMPY_WORK = 10**13
 

@@ -102,12 +102,14 @@ def test_positions_are_minus_one_to_one_from_edge_to_edge(gaussians):
 
 @pytest.fixture(scope='module')
 def forward():
-  return jax.jit(codebooks.through(METHOD.quantizers))
+  return jax.jit(codebooks.forward_through(METHOD.quantizers))
 
 
 def test_forward_is_one_function_a_method():
   # Another function compiles the step anew.
-  assert codebooks.through(METHOD.quantizers) is codebooks.through(METHOD.quantizers)
+  assert codebooks.forward_through(METHOD.quantizers) is codebooks.forward_through(
+    METHOD.quantizers
+  )
 
 
 def test_forward_renders_what_the_quantizers_say(gaussians, context, forward, target):
@@ -137,7 +139,7 @@ def test_gradient_passes_straight_through_to_the_gaussians(gaussians, context, t
   @jax.jit
   @jax.grad
   def gradient(params):
-    out = codebooks.through(METHOD.quantizers)(params, start.carry, context)
+    out = codebooks.forward_through(METHOD.quantizers)(params, start.carry, context)
     leaves = jax.tree.leaves(out.gaussians)
     return sum(jnp.sum(leaf) for leaf in leaves)
 
