@@ -160,7 +160,7 @@ def bitstream(files: Sequence[Path]) -> dict[str, Any]:
   order_rows, column_rows = [], []
   for file in files:
     symbols = container.read(container.read_file(file))
-    if not isinstance(symbols, CodebookSymbols):
+    if symbols.version != CodebookSymbols.version:
       raise ValueError(f'{file}: wanted a file of codebooks, got one of {symbols.method}')
     order_rows.append({'file': str(file), **orders(symbols)})
     column_rows += [{'file': str(file), **row} for row in columns(symbols)]

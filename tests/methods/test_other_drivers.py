@@ -13,7 +13,7 @@ from cgvq_jax.fit import driver
 PHOTOGRAPH = raster_scenes.photograph(48, 48)
 IMAGES = PHOTOGRAPH, np.ascontiguousarray(PHOTOGRAPH[:, ::-1, ::-1])
 # So many that each image grows, and is quantized in several groups.
-SETTINGS = cg.FitSettings(steps=250, finetune_steps=120)
+SETTINGS = cg.FitSettings(steps=250, finetune_steps=64)
 
 
 def blocks_of(image, method, settings):
