@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +43,17 @@ class Registry(dict[str, T]):
   def resolve(self, value: Any) -> Any:
     """The value of a registered name; whatever is no name stays as it is."""
     return self.find(value) if isinstance(value, str) else value
+
+
+def lazy_modules(package: str) -> Callable[[str], Any]:
+  """The `__getattr__` of a package whose modules are imported when they are first named."""
+
+  def find(name: str) -> Any:
+    if not name.startswith('_') and importlib.util.find_spec(f'{package}.{name}'):
+      return importlib.import_module(f'{package}.{name}')
+    raise AttributeError(f'module {package!r} has no attribute {name!r}')
+
+  return find
 
 
 def load(modules: Iterable[str]) -> None:

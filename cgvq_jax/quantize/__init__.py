@@ -1,15 +1,5 @@
 """Gaussians to integers and back; the quantizers are modules: `cg.quantize.vector.residual()`."""
 
-from __future__ import annotations
+from cgvq_jax.extensions import lazy_modules
 
-import importlib
-from typing import Any
-
-
-def __getattr__(name: str) -> Any:
-  if name.startswith('_'):
-    raise AttributeError(name)
-  try:
-    return importlib.import_module(f'{__name__}.{name}')
-  except ModuleNotFoundError as error:
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}') from error
+__getattr__ = lazy_modules(__name__)
