@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -58,7 +60,12 @@ class Decoded(NamedTuple):
 
 
 def decode(data: bytes) -> Decoded:
-  """Reads the bytes of a file; raises ContainerError, naming the field, where they are not one."""
+  """Reads the bytes of a file; raises ContainerError, naming the field, where they are not one.
+
+  The Gaussians are NumPy arrays, and a pytree where the process has imported JAX.
+  """
+  if 'jax' in sys.modules:
+    importlib.import_module('cgvq_jax.primitives.trees')
   symbols = container.read(data)
   gaussians, labels = container.dequantize(symbols)
   return Decoded(gaussians, symbols.height, symbols.width, labels)

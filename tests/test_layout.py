@@ -104,6 +104,18 @@ def test_reading_a_file_loads_no_training_and_no_jax(arguments, tmp_path):
   assert ours <= {'cgvq_jax.fit.settings'}  # plain numbers
 
 
+def test_decoded_gaussians_are_a_pytree_where_jax_is_in_use():
+  script = (
+    'import sys, jax, cgvq_jax as cg\n'
+    'gaussians = cg.decode(open(sys.argv[1], "rb").read()).gaussians\n'
+    'assert len(jax.tree.leaves(gaussians)) == 4\n'
+  )
+  environment = {'PYTHONPATH': str(PACKAGE.parent), 'JAX_PLATFORMS': 'cpu'}
+  command = [sys.executable, '-c', script, str(GOLDEN / 'v2_photo.cgvq')]
+  done = subprocess.run(command, env=environment, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+
+
 def test_the_package_itself_loads_nothing_but_knows_its_names():
   script = (
     'import sys, cgvq_jax as cg\nprint(*[m for m in sys.modules if m.startswith("cgvq_jax.")])\n'
