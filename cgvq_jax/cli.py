@@ -182,6 +182,9 @@ def _encoded(
 def _decode(arguments: argparse.Namespace) -> None:
   """IN -> an image at OUT."""
   _check_place(arguments.output)
+  if arguments.renderer and arguments.renderer not in renderers.RENDERERS:
+    known = ', '.join(renderers.RENDERERS)
+    raise UsageError(f'--renderer: wanted one of {known}, got {arguments.renderer!r}')
   data = container.read_file(arguments.input)
   with _naming(arguments.input):
     _check_format(arguments.output, container.describe(data)['channels'])

@@ -153,7 +153,7 @@ def test_quality_is_the_quantization_step(encoded, folder, tmp_path, monkeypatch
     ('decode photo.cgvq nowhere/x.png', 'x.png: wanted a folder that exists, got'),
     ('decode photo.cgvq x.png --scale 1e9', 'photo.cgvq: scale: wanted sides of 1 to'),
     ('decode photo.cgvq x.png --scale nan', '--scale: wanted a number above 0, got nan'),
-    ('decode photo.cgvq x.png --renderer opengl', 'renderer: wanted one of numpy, jax, got'),
+    ('decode photo.cgvq x.png --renderer opengl', '--renderer: wanted one of numpy, jax, got'),
     ('info text.txt', 'text.txt: magic: wanted'),
     (
       'compare photo.png photo.cgvq colour.png --tiles nowhere/x.png',

@@ -428,9 +428,16 @@ def test_impossible_options(option, message):
     ({'steps': 0}, 'steps, finetune_steps: wanted >= 1, got 0, 100'),
     ({'finetune_steps': 0}, 'steps, finetune_steps: wanted >= 1, got 100, 0'),
     ({'seed': -1}, 'seed: wanted 0 to 4294967295, got -1'),
+    ({'steps': 2.5}, 'steps: wanted a whole number, got 2.5'),
     ({'loss': 'l3'}, "loss: wanted one of clamped_l2, .*, got 'l3'"),
   ],
 )
 def test_impossible_settings(setting, message):
   with pytest.raises(ValueError, match=message):
     encode(**setting)
+
+
+@pytest.mark.parametrize('quality', [-5, 0.5, 101, float('nan')])
+def test_impossible_qualities(quality):
+  with pytest.raises(ValueError, match='quality: wanted 1 to 100, got'):
+    cg.methods.cgvq_rd(quality=quality)

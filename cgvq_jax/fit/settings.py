@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,7 +30,13 @@ class FitSettings(NamedTuple):
   loss: NameOr = 'clamped_l2'
 
   def check(self) -> None:
-    """Raises ValueError where a number is out of range."""
+    """Raises ValueError where a number is not whole or out of range."""
+    for name in ('steps', 'finetune_steps', 'seed'):
+      value = getattr(self, name)
+      try:
+        operator.index(value)
+      except TypeError:
+        raise ValueError(f'{name}: wanted a whole number, got {value!r}') from None
     if min(self.steps, self.finetune_steps) < 1:
       got = f'{self.steps}, {self.finetune_steps}'
       raise ValueError(f'steps, finetune_steps: wanted >= 1, got {got}')

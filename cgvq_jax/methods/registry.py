@@ -16,6 +16,7 @@ from cgvq_jax.methods.codebooks import CodebookMethod
 from cgvq_jax.methods.rd import AdaptiveMethod
 from cgvq_jax.quantize import adaptive, lattice, uniform, vector
 from cgvq_jax.quantize.base import Quantizer
+from cgvq_jax.rate_control import MAX_QUALITY, MIN_QUALITY
 
 _LATTICE, _FP16 = lattice.lattice(), lattice.fp16()
 
@@ -67,8 +68,12 @@ def cgvq_rd(
 
   `quality` is 1 to 100, from about 0.1 to about 2 bits a pixel of a photograph. Colours have steps
   of 2^(2 - step_index / 64) over the square root of a Gaussian's area. See `methods.rd`.
+
+  Raises ValueError where the quality is out of range.
   """
   del channels
+  if not MIN_QUALITY <= quality <= MAX_QUALITY:
+    raise ValueError(f'quality: wanted {MIN_QUALITY:g} to {MAX_QUALITY:g}, got {quality}')
   return AdaptiveMethod('cgvq_rd', round(168 + 2.5 * quality), num_gaussians)
 
 
