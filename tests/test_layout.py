@@ -51,6 +51,13 @@ def row_of(module: str) -> int:
   return next(i for i, row in enumerate(ROWS) if top in row)
 
 
+def in_new_process(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+  """Runs a script beside the golden files."""
+  environment = {'PYTHONPATH': str(PACKAGE.parent), 'JAX_PLATFORMS': 'cpu'}
+  command = [sys.executable, '-c', script, *arguments]
+  return subprocess.run(command, cwd=GOLDEN, env=environment, capture_output=True, text=True)
+
+
 @pytest.mark.parametrize('module', MODULES)
 def test_a_file_imports_only_from_below(module):
   above = {other for other in imports_of(module) if row_of(other) < row_of(module)}
@@ -93,9 +100,7 @@ def test_reading_a_file_loads_no_training_and_no_jax(arguments, tmp_path):
     'print(code, *sorted(sys.modules), file=sys.stderr)\n'
   )
   arguments = [str(tmp_path / 'x.png') if each == 'OUT' else each for each in arguments]
-  command = [sys.executable, '-c', script, *arguments]
-  environment = {'PYTHONPATH': str(PACKAGE.parent)}
-  done = subprocess.run(command, cwd=GOLDEN, env=environment, capture_output=True, text=True)
+  done = in_new_process(script, *arguments)
   code, *modules = done.stderr.split()
   assert code == '0', done.stderr
   roots = {module.split('.')[0] for module in modules}
@@ -110,9 +115,7 @@ def test_decoded_gaussians_are_a_pytree_where_jax_is_in_use():
     'gaussians = cg.decode(open(sys.argv[1], "rb").read()).gaussians\n'
     'assert len(jax.tree.leaves(gaussians)) == 4\n'
   )
-  environment = {'PYTHONPATH': str(PACKAGE.parent), 'JAX_PLATFORMS': 'cpu'}
-  command = [sys.executable, '-c', script, str(GOLDEN / 'v2_photo.cgvq')]
-  done = subprocess.run(command, env=environment, capture_output=True, text=True)
+  done = in_new_process(script, 'v2_photo.cgvq')
   assert done.returncode == 0, done.stderr
 
 
@@ -122,7 +125,5 @@ def test_the_package_itself_loads_nothing_but_knows_its_names():
     'assert set(cg.__all__) <= set(dir(cg))\n'
     'assert all(getattr(cg, name) is not None for name in cg.__all__)\n'
   )
-  environment = {'PYTHONPATH': str(PACKAGE.parent), 'JAX_PLATFORMS': 'cpu'}
-  command = [sys.executable, '-c', script]
-  done = subprocess.run(command, env=environment, capture_output=True, text=True)
+  done = in_new_process(script)
   assert (done.returncode, done.stdout.strip()) == (0, ''), done.stderr
