@@ -9,9 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from cgvq_jax import devices, extensions, metrics, quantize, rasterize
+  from cgvq_jax import devices, extensions, metrics, quantize, rasterize, rate_control
   from cgvq_jax.bitstream.fields import ContainerError
-  from cgvq_jax.codec import Decoded, decode, encode, render
+  from cgvq_jax.codec import Decoded, decode, encode, measure, render
   from cgvq_jax.fit import densify, initialize, losses, optimizers, stages
   from cgvq_jax.fit.api import fit_image
   from cgvq_jax.fit.blocks import FitError
@@ -41,6 +41,7 @@ _HOMES = {
   'decode': 'codec',
   'encode': 'codec',
   'fit_image': 'fit.api',
+  'measure': 'codec',
   'render': 'codec',
 }
 _MODULES = {
@@ -56,6 +57,7 @@ _MODULES = {
   'optimizers': 'fit.optimizers',
   'quantize': 'quantize',
   'rasterize': 'rasterize',
+  'rate_control': 'rate_control',
   'stages': 'fit.stages',
 }
 
@@ -82,11 +84,13 @@ __all__ = [
   'images',
   'initialize',
   'losses',
+  'measure',
   'methods',
   'metrics',
   'optimizers',
   'quantize',
   'rasterize',
+  'rate_control',
   'render',
   'stages',
 ]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from PIL import Image
 
-from cgvq_jax import codec, extensions, metrics, rate_control
+from cgvq_jax import codec, extensions, rate_control
 from cgvq_jax.bitstream import container, ordering
 from cgvq_jax.evaluate import baselines
 from cgvq_jax.evaluate.timer import Stopwatch
@@ -38,7 +38,8 @@ _EPILOG = """example:
   cgvq decode photo.cgvq photo_again.png
   cgvq decode photo.cgvq larger.png --scale 2
 
-exit codes: 0 done, 1 it failed on the way, 2 a bad command or a bad file, 130 stopped by Ctrl-C
+exit codes: 0 done, 1 it failed on the way or no file reached the target (the closest is written),
+2 a bad command or a bad file, 130 stopped by Ctrl-C
 """
 
 
@@ -86,14 +87,27 @@ def _encode(arguments: argparse.Namespace) -> None:
   loaded = images.load(arguments.input)
   for note in loaded.notes:
     say(f'{arguments.input}: {note}')
+  target, found = _target(arguments), None
   stopwatch = Stopwatch()
-  data = _encoded_to_target(arguments, loaded.pixels, say)
+  if target:
+    found = rate_control.search(_measured(arguments, loaded.pixels, say), target)
+    data = found.data
+  else:
+    data = _encoded(arguments, loaded.pixels, arguments.quality)
   seconds = stopwatch.elapsed
   try:
     container.write_file(arguments.output, data)
   except container.ContainerError as error:  # the disk's fault and not the command's
     raise OSError(str(error)) from error
-  say(f'{arguments.output}: {_measures(data, loaded.pixels)}, {seconds:.1f} s')
+  measures = found.measures if found else codec.measure(loaded.pixels, data)
+  line = f'{arguments.output}: {_facts(data, measures)}, {seconds:.1f} s'
+  if target and found and not found.keeps_bound:
+    raise rate_control.TargetError(
+      f'{line} (wanted {target.bound}; this is the closest of {found.num_encodes} files)'
+    )
+  if target and found and not found.in_aim:
+    line += f' (wanted {target.aim}; this is the best of {found.num_encodes} files)'
+  say(line)
 
 
 def _method(arguments: argparse.Namespace, channels: int, quality: float | None) -> Any:
@@ -123,35 +137,30 @@ def _settings(arguments: argparse.Namespace) -> FitSettings:
   )
 
 
-def _psnr(data: bytes, pixels: Float[np.ndarray, 'H W C']) -> float:
-  return metrics.psnr(images.to_bytes8(pixels), images.to_bytes8(codec.render(codec.decode(data))))
+def _facts(data: bytes, measures: rate_control.Measures) -> str:
+  return f'{len(data)} bytes, {measures.bpp:.4f} bpp, PSNR {measures.psnr:.2f} dB'
 
 
-def _measures(data: bytes, pixels: Float[np.ndarray, 'H W C']) -> str:
-  rate = metrics.bpp(len(data), *pixels.shape[:2])
-  return f'{len(data)} bytes, {rate:.4f} bpp, PSNR {_psnr(data, pixels):.2f} dB'
-
-
-def _encoded_to_target(
-  arguments: argparse.Namespace, pixels: Float[np.ndarray, 'H W C'], say: Callable[[str], None]
-) -> bytes:
-  """One file, or as many as it takes to reach the rate or the PSNR that was asked for."""
-
-  def tried(quality: float) -> bytes:
-    data = _encoded(arguments, pixels, quality)
-    say(f'quality {quality:.1f}: {_measures(data, pixels)}')
-    return data
-
-  def log_rate(data: bytes) -> float:
-    return math.log(metrics.bpp(len(data), *pixels.shape[:2]))
-
+def _target(arguments: argparse.Namespace) -> rate_control.Target | None:
   if arguments.target_bpp is not None:
-    return rate_control.find_quality(tried, log_rate, rate_control.bpp(arguments.target_bpp))
+    return rate_control.at_most_bpp(arguments.target_bpp)
   if arguments.target_psnr is not None:
-    return rate_control.find_quality(
-      tried, lambda data: _psnr(data, pixels), rate_control.psnr(arguments.target_psnr)
-    )
-  return _encoded(arguments, pixels, arguments.quality)
+    return rate_control.at_least_psnr(arguments.target_psnr)
+  return None
+
+
+def _measured(
+  arguments: argparse.Namespace, pixels: Float[np.ndarray, 'H W C'], say: Callable[[str], None]
+) -> Callable[[float], tuple[bytes, rate_control.Measures]]:
+  """The file of a quality and its measures, with a line about them."""
+
+  def encode(quality: float) -> tuple[bytes, rate_control.Measures]:
+    data = _encoded(arguments, pixels, quality)
+    measures = codec.measure(pixels, data)
+    say(f'quality {quality:g}: {_facts(data, measures)}')
+    return data, measures
+
+  return encode
 
 
 def _encoded(
@@ -362,11 +371,15 @@ def _parser() -> argparse.ArgumentParser:
   rate.add_argument(
     '--target_bpp',
     type=_positive,
-    metavar='R',
-    help='of cgvq_rd: find the quality that has this rate, within 2 %%; takes three times as long',
+    metavar='B',
+    help='of cgvq_rd: the highest PSNR found at a rate of at most B, aiming at 98 %% of it or more;'
+    ' takes about three times as long',
   )
   rate.add_argument(
-    '--target_psnr', type=_positive, metavar='P', help='of cgvq_rd: the same, within 0.1 dB'
+    '--target_psnr',
+    type=_positive,
+    metavar='P',
+    help='of cgvq_rd: the smallest file found that has P dB, aiming at P + 0.1 or less',
   )
   encode.add_argument(
     '--num_gaussians',

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from cgvq_jax import metrics
 from cgvq_jax.bitstream import container
 from cgvq_jax.fit.settings import FitSettings
+from cgvq_jax.io import images
 from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import standard_deviations
 from cgvq_jax.rasterize import renderers
 from cgvq_jax.rasterize.limits import CHANNELS, MAX_SIDE
+from cgvq_jax.rate_control import Measures
 
 if TYPE_CHECKING:
   from jaxtyping import Float
@@ -93,6 +96,16 @@ def render(
     )
   scaled = _scaled(decoded.gaussians, scale)
   return np.clip(renderers.render(scaled, height, width, renderer), 0.0, 1.0)
+
+
+def measure(image: Float[np.ndarray, 'H W C'], data: bytes) -> Measures:
+  """The rate of a file, and the PSNR of its picture in 8 bits to an image in 0..1.
+
+  Raises ContainerError as `decode`, ValueError where the image has another shape than the file's.
+  """
+  decoded = decode(data)
+  psnr = metrics.psnr(images.to_bytes8(image), images.to_bytes8(render(decoded)))
+  return Measures(metrics.bpp(len(data), decoded.height, decoded.width), psnr)
 
 
 def _scaled(gaussians: Gaussians, scale: float) -> Gaussians:

@@ -1,85 +1,159 @@
-"""Rate control: the quality at which a file has a given rate or a given PSNR."""
+"""Rate control: the best file within a rate, or the smallest file of a PSNR."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 MIN_QUALITY, MAX_QUALITY = 1.0, 100.0
+QUALITY_STEP = 0.4  # qualities that are closer make the same file of `cgvq_rd`
 _MAX_ENCODES = 8
 _FIRST_QUALITY = 50.0
+_MAX_PSNR = 100.0  # dB; stands for equality, which would be infinite
+
+
+class Measures(NamedTuple):
+  """What a file costs, and what it is worth."""
+
+  bpp: float
+  psnr: float  # dB
 
 
 class TargetError(RuntimeError):
-  """No quality reaches the target: what was wanted and the closest that was reached."""
+  """No file keeps the bound: what was wanted, and the closest file."""
 
 
 class Target(NamedTuple):
-  """A measure that a file shall have, in units that are about linear in quality."""
+  """A bound on the rate or on the PSNR of a file, and how close to it is close enough."""
 
-  name: str
-  wanted: float
-  tolerance: float
-  slope: float  # typical change of the measure per unit of quality, used after a single encode
-  display: Callable[[float], float]  # from the units of the search to those that are printed
-
-
-def bpp(wanted: float) -> Target:
-  """A rate in bits per pixel, within 2 %; the search works in ln(bits per pixel)."""
-  return Target('bpp', math.log(wanted), math.log(1.02), 0.03, math.exp)
+  bound: str  # such as 'at most 0.3 bpp'
+  aim: str  # such as '0.294 to 0.3 bpp'
+  low: float  # of the aim, in units of `value`
+  high: float
+  value: Callable[[Measures], float]  # grows with quality, about linearly
+  slope: float  # typical growth of the value per unit of quality, used after a single encode
+  keeps: Callable[[Measures], bool]  # the bound
+  cost: Callable[[Measures], tuple[float, float]]  # of files that keep it the lowest is the best
 
 
-def psnr(wanted: float) -> Target:
-  """A PSNR in dB, within 0.1 dB."""
-  return Target('PSNR', wanted, 0.1, 0.14, float)
+class Found(NamedTuple):
+  """The best of the files that a search has made."""
+
+  quality: float
+  data: bytes
+  measures: Measures
+  keeps_bound: bool  # if not, no file did, and this one came closest
+  in_aim: bool
+  num_encodes: int  # of the whole search
 
 
-def find_quality(
-  encode: Callable[[float], bytes], measure: Callable[[bytes], float], target: Target
-) -> bytes:
-  """The first file that measures `target.wanted` within its tolerance, at a quality of 1 to 100.
+def at_most_bpp(most: float) -> Target:
+  """The highest PSNR at a rate of at most so many bits per pixel; 98 % of it is close enough.
 
-  `encode` makes the file of a quality, and `measure` returns its measure in the target's units. The
-  search interpolates between the closest file on either side of the target, or extrapolates from
-  the last two; it takes about three encodes, at most 8.
-
-  Raises:
-    TargetError: the target is beyond the lowest or the highest quality, or 8 encodes missed it.
+  Raises ValueError where it is not a finite number above 0.
   """
-  tried: list[tuple[float, float]] = []  # quality, measure
-  quality = _FIRST_QUALITY
-  for _ in range(_MAX_ENCODES):
-    file = encode(quality)
-    value = measure(file)
-    if abs(value - target.wanted) <= target.tolerance:
-      return file
-    tried.append((quality, value))
-    following = _next_quality(tried, target)
-    if any(following == quality for quality, _ in tried):
-      break
-    quality = following
-  quality, value = min(tried, key=lambda pair: abs(pair[1] - target.wanted))
-  raise TargetError(
-    f'{target.name}: wanted {target.display(target.wanted):.4g}, got {target.display(value):.4g} at'
-    f' quality {quality:.1f} as the closest of 1 to 100'
+  _check('bpp', most)
+  low = 0.98 * most
+  return Target(
+    bound=f'at most {most:g} bpp',
+    aim=f'{low:.4g} to {most:.4g} bpp',
+    low=math.log(low),
+    high=math.log(most),
+    value=lambda measures: math.log(measures.bpp),
+    slope=0.03,
+    keeps=lambda measures: measures.bpp <= most,
+    cost=lambda measures: (-measures.psnr, measures.bpp),
   )
 
 
-def _next_quality(tried: Sequence[tuple[float, float]], target: Target) -> float:
-  """Where a line through two files reaches the target.
+def at_least_psnr(least: float) -> Target:
+  """The lowest rate at a PSNR of at least so many dB; 0.1 dB more is close enough.
 
-  The files are the closest one on either side of the target, or else the last two; the line of a
-  single file has the target's slope.
+  Raises ValueError where it is not a finite number above 0.
   """
-  below = max((t for t in tried if t[1] < target.wanted), key=lambda t: t[1], default=None)
-  above = min((t for t in tried if t[1] > target.wanted), key=lambda t: t[1], default=None)
-  if below and above and above[0] > below[0]:
-    share = (target.wanted - below[1]) / (above[1] - below[1])
-    return below[0] + share * (above[0] - below[0])
-  quality, value = tried[-1]
-  slope = target.slope
-  if len(tried) > 1 and quality != tried[-2][0]:
-    # A flat or falling line would send the next quality to the far end, or the wrong way.
-    slope = max((value - tried[-2][1]) / (quality - tried[-2][0]), slope / 4)
-  return min(max(quality + (target.wanted - value) / slope, MIN_QUALITY), MAX_QUALITY)
+  _check('psnr', least)
+  high = least + 0.1
+  return Target(
+    bound=f'at least {least:g} dB',
+    aim=f'{least:g} to {high:g} dB',
+    low=least,
+    high=high,
+    value=lambda measures: min(measures.psnr, _MAX_PSNR),
+    slope=0.14,
+    keeps=lambda measures: measures.psnr >= least,
+    cost=lambda measures: (measures.bpp, -measures.psnr),
+  )
+
+
+def _check(name: str, wanted: float) -> None:
+  if not 0 < wanted < math.inf:
+    raise ValueError(f'{name}: wanted a finite number above 0, got {wanted}')
+
+
+def search(encode: Callable[[float], tuple[bytes, Measures]], target: Target) -> Found:
+  """The best file that keeps the target's bound, of those of some qualities from 1 to 100.
+
+  `encode` makes and measures the file of a quality, a multiple of `QUALITY_STEP` or 1; none is
+  asked for twice. The search looks for the middle of the aim. It ends with a file in the aim,
+  between two neighbouring qualities, at quality 1 or 100 where the aim lies beyond, or after 8
+  encodes; usually it takes about three. Neither rate nor PSNR need grow with quality: the best
+  file may be any of those made, and where none keeps the bound, the closest to it is returned.
+  """
+  files: list[Found] = []
+  tried: list[_Point] = []
+  middle = (target.low + target.high) / 2
+  index: int | None = round(_FIRST_QUALITY / QUALITY_STEP)
+  while index is not None and len(files) < _MAX_ENCODES:
+    quality = max(round(index * QUALITY_STEP, 1), MIN_QUALITY)
+    data, measures = encode(quality)
+    value, keeps = target.value(measures), target.keeps(measures)
+    in_aim = keeps and target.low <= value <= target.high
+    files.append(Found(quality, data, measures, keeps, in_aim, len(files) + 1))
+    if in_aim:
+      break
+    tried.append(_Point(index, value))
+    index = _next_index(tried, middle, target.slope * QUALITY_STEP)
+  if kept := [file for file in files if file.keeps_bound]:
+    best = min(kept, key=lambda file: target.cost(file.measures))
+  else:
+    best = min(files, key=lambda file: abs(target.value(file.measures) - middle))
+  return best._replace(num_encodes=len(files))
+
+
+class _Point(NamedTuple):
+  index: int  # the quality in steps
+  value: float
+
+
+def _next_index(tried: list[_Point], middle: float, slope: float) -> int | None:
+  """Where a line through two points reaches the middle of the aim; None where nothing is left.
+
+  Between the innermost points on either side of the aim, or else beyond the last one. The line of a
+  single point has the typical slope.
+  """
+  below = max((point for point in tried if point.value < middle), default=None)
+  above = min((point for point in tried if point.value >= middle), default=None)
+  if below and above:
+    # Each time in a row that one side was hit, the other side's distance is halved, or else a bent
+    # curve or a jump would be approached from that side in ever smaller steps (Illinois method).
+    rise, fall = middle - below.value, above.value - middle
+    sides = [point.value < middle for point in reversed(tried)]
+    in_a_row = next(i for i, side in enumerate(sides) if side != sides[0])
+    if sides[0]:
+      fall /= 2 ** (in_a_row - 1)
+    else:
+      rise /= 2 ** (in_a_row - 1)
+    share = rise / (rise + fall)
+    index = round(below.index + share * (above.index - below.index))
+    index = min(max(index, below.index + 1), above.index - 1)
+    return index if index > below.index else None
+  last = tried[-1]
+  if len(tried) > 1:
+    secant = (last.value - tried[-2].value) / (last.index - tried[-2].index)
+    slope = min(max(secant, slope / 4), slope * 4)  # noise may turn it, or make it steep
+  # Twice as far each time, so that the last quality is reached in time.
+  step = max(abs(middle - last.value) / slope, 2 ** (len(tried) - 1))
+  index = round(last.index + math.copysign(step, middle - last.value))
+  index = min(max(index, math.floor(MIN_QUALITY / QUALITY_STEP)), round(MAX_QUALITY / QUALITY_STEP))
+  return index if index != last.index else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from cgvq_jax.bitstream import container
 from cgvq_jax.fit.blocks import FitError
 from cgvq_jax.fit.settings import PRESETS, FitSettings
 from cgvq_jax.io import files, images
+from cgvq_jax.rate_control import Measures
 
 
 @pytest.fixture(scope='module')
@@ -117,6 +119,61 @@ def test_quality_is_the_quantization_step(encoded, folder, tmp_path, monkeypatch
   for quality in ('1', '50', '100'):
     assert cli.main(['encode', *paths, '--quality', quality, '--quiet']) == 0
   assert seen == [170, 293, 418]
+
+
+@pytest.mark.parametrize(
+  ('target', 'code', 'file', 'said'),
+  [
+    ('--target_psnr 31', 0, 293, 'PSNR 31.00 dB, '),
+    (
+      '--target_psnr 33.7',
+      0,
+      308,
+      'PSNR 34.00 dB, 0.0 s (wanted 33.7 to 33.8 dB; this is the best',
+    ),
+    ('--target_bpp 9', 0, 418, 'PSNR 34.00 dB, 0.0 s (wanted 8.82 to 9 bpp; this is the best of 3'),
+    (
+      '--target_psnr 60',
+      1,
+      418,
+      'PSNR 34.00 dB, 0.0 s (wanted at least 60 dB; this is the closest',
+    ),
+  ],
+)
+def test_the_best_or_the_closest_file_is_written(
+  folder, tmp_path, monkeypatch, capsys, target, code, file, said
+):
+  """Files that are step indices: 31 dB up to 307, 34 dB above, so that no file has 33.7."""
+
+  def measure(pixels, data):
+    return Measures(int(data) / 100, 31 if int(data) < 308 else 34 + int(data) / 1e5)
+
+  monkeypatch.setattr(cli, 'Stopwatch', lambda: SimpleNamespace(elapsed=0.0))
+  monkeypatch.setattr(cli.codec, 'encode', lambda pixels, method, *_: b'%d' % method.step_index)
+  monkeypatch.setattr(cli.codec, 'measure', measure)
+  path = tmp_path / 'x.cgvq'
+  assert cli.main(['encode', str(folder / 'colour.png'), str(path), *target.split()]) == code
+  assert int(path.read_bytes()) == file
+  out, err = capsys.readouterr()
+  assert out.startswith('quality 50: 3 bytes, 2.9300 bpp, PSNR 31.00 dB')
+  last = err if code else out
+  assert f'{path}: 3 bytes, {file / 100:.4f} bpp, {said}' in last.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_target_by_the_command_is_the_file_of_its_quality(folder, tmp_path, capsys):
+  image = images.load(folder / 'colour.png').pixels
+  files = [str(tmp_path / name) for name in ('target.cgvq', 'quality.cgvq')]
+  same = ['encode', str(folder / 'colour.png')]
+  options = ['--num_gaussians', '60', '--steps', '50']
+  assert cli.main([*same, files[0], *options, '--target_psnr', '28']) == 0
+  out = capsys.readouterr().out.splitlines()
+  data = (tmp_path / 'target.cgvq').read_bytes()
+  assert 28 <= codec.measure(image, data).psnr < 28.5 and len(out) <= 9
+  facts = out[-1].removeprefix(f'{files[0]}: ').split(' dB')[0]  # bytes, bpp, PSNR
+  quality = next(line.split()[1].rstrip(':') for line in out[:-1] if facts in line)
+  assert cli.main([*same, files[1], *options, '--quality', quality]) == 0
+  assert (tmp_path / 'quality.cgvq').read_bytes() == data
 
 
 @pytest.mark.parametrize(

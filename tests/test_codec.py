@@ -88,6 +88,14 @@ def test_sections_add_up_to_the_file(data):
   assert container.describe(data)['bpp'] == 8 * len(data) / 48**2
 
 
+def test_the_measures_of_a_file_are_those_of_its_pixels(data, decoded):
+  measures = cg.measure(IMAGE, data)
+  assert measures.bpp == 8 * len(data) / 48**2
+  assert measures.psnr == psnr(to_bytes8(IMAGE), pixels(decoded))
+  with pytest.raises(ValueError, match=r'decoded: wanted the shape \(47, 48, 3\), got'):
+    cg.measure(IMAGE[1:], data)
+
+
 def test_a_new_process_decodes_the_same_image(data, decoded, tmp_path):
   (tmp_path / 'photograph.cgvq').write_bytes(data)
   program = (
