@@ -236,24 +236,27 @@ def _info(arguments: argparse.Namespace) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-  """A table of a file and of other codecs at the same bytes, and pictures of it."""
+  """A table of files and of other codecs at the same bytes, and pictures of the first file."""
   from cgvq_jax.evaluate import compare
 
   for path in filter(None, (arguments.picture, arguments.tiles)):
     _check_place(path)
     _check_format(path, 3)
-  original, decoded = (
-    images.to_bytes8(images.load(path).pixels) for path in (arguments.input, arguments.decoded)
-  )
-  data = container.read_file(arguments.file)
-  with _naming(arguments.decoded):
-    baseline_files = compare.baseline_files(original, data, arguments.compare_with)
-    print(compare.table(original, data, decoded, baseline_files, arguments.encode_seconds))
+  original = images.to_bytes8(images.load(arguments.input).pixels)
+  files = [(path, container.read_file(path)) for path in arguments.files]
+  for path, data in files:  # before the work
+    with _naming(path):
+      compare.check(original, data)
+  compared = []
+  for path, data in files:
+    with _naming(path):
+      compared.append(compare.compare(original, str(path), data, arguments.compare_with))
+  print(compare.table(original, compared, arguments.encode_seconds))
   if arguments.picture:
-    compare.save_side_by_side(original, data, decoded, arguments.picture)
+    compare.save_side_by_side(original, compared[0], arguments.picture)
     print(f'{arguments.picture}: original, decoded, error, Gaussians')
   if arguments.tiles:
-    compare.save_worst_tiles(original, data, decoded, baseline_files, arguments.tiles)
+    compare.save_worst_tiles(original, compared[0], arguments.tiles)
     print(f'{arguments.tiles}: the worst tiles')
 
 
@@ -321,6 +324,13 @@ def _quality(text: str) -> float:
   if not 1 <= (number := float(text)) <= 100:
     raise argparse.ArgumentTypeError(f'wanted 1 to 100, got {text}')
   return number
+
+
+def _codec(text: str) -> str:
+  try:
+    return baselines.canonical(text)
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(str(error).removeprefix('codec: ')) from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -435,34 +445,36 @@ def _parser() -> argparse.ArgumentParser:
   comparing = add(
     'compare',
     _compare,
-    'Compare an image, its .cgvq file and the decoded picture with JPEG at the same bytes.',
-    'compare photo.png photo.cgvq photo_again.png --with JPEG WebP AVIF --tiles tiles.png',
+    'Compare .cgvq files with their original, and with JPEG at the same bytes.',
+    'compare photo.png photo.cgvq small.cgvq --with JPEG WebP AVIF --tiles tiles.png',
   )
   extension(comparing)
-  comparing.add_argument('file', metavar='FILE', type=Path, help='the .cgvq file')
   comparing.add_argument(
-    'decoded', metavar='DECODED', type=Path, help='what cgvq decode made of it'
+    'files', metavar='FILE', nargs='+', type=Path, help='.cgvq files of the image IN'
   )
   comparing.add_argument(
     '--picture',
     metavar='OUT',
     type=Path,
-    help='write a picture: original, decoded, error, Gaussians',
+    help='write a picture of the first file: original, decoded, error, Gaussians',
   )
   comparing.add_argument(
-    '--tiles', metavar='OUT', type=Path, help='write a picture of the parts with the largest error'
+    '--tiles',
+    metavar='OUT',
+    type=Path,
+    help='write a picture of the parts where the first file has the largest error',
   )
   comparing.add_argument(
     '--with',
     dest='compare_with',
     nargs='+',
-    choices=baselines.CODECS,
+    type=_codec,
     default=['JPEG'],
     metavar='CODEC',
-    help=f'of {", ".join(baselines.CODECS)} (default: JPEG)',
+    help=f'of {", ".join(baselines.CODECS)}, in any case, with or without spaces (default: JPEG)',
   )
   comparing.add_argument(
-    '--encode_seconds', type=_positive, metavar='S', help='shown in the table, if you measured it'
+    '--encode_seconds', type=_positive, metavar='S', help="the first file's, for the table"
   )
 
   sample = commands.add_parser('sample', help='Write a photograph to try with.', **style)

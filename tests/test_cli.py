@@ -24,6 +24,8 @@ def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('cli')
   share_programs(tmp_path_factory.getbasetemp())
   with Image.open(write_image(folder / 'colour.png')) as image:
+    image.convert('L').save(folder / 'grey.png')
+    image.resize((80, 96)).save(folder / 'large.png')
     image.convert('P', palette=Image.Palette.ADAPTIVE).save(folder / 'photo.png')
   (folder / 'text.txt').write_text('neither an image nor a file of ours')
   return folder
@@ -212,12 +214,19 @@ def test_a_target_by_the_command_is_the_file_of_its_quality(folder, tmp_path, ca
     ('decode photo.cgvq x.png --scale nan', '--scale: wanted a number above 0, got nan'),
     ('decode photo.cgvq x.png --renderer opengl', '--renderer: wanted one of numpy, jax, got'),
     ('info text.txt', 'text.txt: magic: wanted'),
+    ('compare photo.png photo.cgvq --tiles nowhere/x.png', 'wanted a folder that exists'),
     (
-      'compare photo.png photo.cgvq colour.png --tiles nowhere/x.png',
-      'wanted a folder that exists',
+      'compare photo.png photo.cgvq --with PNG',
+      "--with: wanted one of JPEG, WebP, AVIF, JPEG 2000, got 'PNG'",
     ),
-    ('compare photo.png photo.cgvq colour.png --with PNG', "invalid choice: 'PNG'"),
-    ('compare photo.png photo.cgvq text.txt', 'text.txt: wanted an image file'),
+    ('compare photo.png photo.cgvq text.txt', 'text.txt: magic: wanted'),
+    ('compare photo.png photo.cgvq colour.png', 'colour.png: magic: wanted'),
+    (
+      'compare large.png photo.cgvq',
+      'photo.cgvq: wanted a file of 80 x 96 px and 3 channels as the original, got one of 40 x 48',
+    ),
+    ('compare grey.png photo.cgvq', 'wanted a file of 40 x 48 px and 1 channel as the original'),
+    ('compare photo.png', 'required: FILE'),
     ('', 'required'),
     ('view photo.cgvq', "invalid choice: 'view'"),
   ],
@@ -232,14 +241,16 @@ def test_a_bad_command_is_one_line_and_2(encoded, folder, command, wanted, monke
 
 
 def test_compare_is_a_table_and_pictures(encoded, folder, tmp_path, capsys):
-  again, picture, tiles = (tmp_path / f'{name}.png' for name in ('again', 'picture', 'tiles'))
-  assert cli.main(['decode', str(encoded[0]), str(again)]) == 0
-  arguments = ['compare', str(folder / 'photo.png'), str(encoded[0]), str(again)]
-  options = ['--with', 'JPEG', 'JPEG 2000', '--picture', str(picture), '--tiles', str(tiles)]
+  picture, tiles = (tmp_path / f'{name}.png' for name in ('picture', 'tiles'))
+  arguments = ['compare', str(folder / 'photo.png'), str(encoded[0]), str(encoded[0])]
+  options = ['--with', 'jpeg', 'JPEG-2000', '--picture', str(picture), '--tiles', str(tiles)]
   assert cli.main([*arguments, *options]) == 0
   out = capsys.readouterr().out
-  names = [line[:9].strip() for line in out.splitlines()[1:-2]]
-  assert names[0] == 'gi' and set(names[1:]) <= {'JPEG', 'JPEG 2000'}
+  width = len(str(encoded[0]))
+  names = [line[:width].strip() for line in out.splitlines()[1:-2]]
+  assert names == [str(encoded[0]), 'JPEG', 'JPEG 2000'] * 2
+  pixels = images.load(folder / 'photo.png').pixels
+  assert f' {codec.measure(pixels, encoded[0].read_bytes()).psnr:.2f} ' in out.splitlines()[1]
   assert f'{tiles}: the worst tiles' in out
   assert images.load(picture).pixels.std() > 0.1 < images.load(tiles).pixels.std()
 

@@ -106,6 +106,11 @@ def test_a_bad_value_is_named(name, value, wanted):
     rate_distortion_arguments(config(**{name: value}))
 
 
+def test_baselines_are_named_in_any_spelling():
+  job = rate_distortion_arguments(config(baselines='jpeg,JPEG2000'))
+  assert job['baseline_codecs'] == ['JPEG', 'JPEG 2000']
+
+
 def test_extensions_are_named():
   assert extensions(config()) == []
   assert extensions(config(extensions='a.py,b')) == ['a.py', 'b']

@@ -56,6 +56,36 @@ CODECS = {
 }
 
 
+def canonical(name: str) -> str:
+  """The key of CODECS that a name stands for, whatever its case, spaces and hyphens.
+
+  Raises:
+    ValueError: there is none.
+  """
+  for codec in CODECS:
+    if _plain(codec) == _plain(name):
+      return codec
+  raise ValueError(f'codec: wanted one of {", ".join(CODECS)}, got {name!r}')
+
+
+def _plain(name: str) -> str:
+  return name.lower().replace(' ', '').replace('-', '')
+
+
+def obstacle(shape: tuple[int, ...], codec: str) -> str | None:
+  """Why a format cannot hold an image of shape [H, W, C] at all; None where it can.
+
+  Raises:
+    ValueError: the codec is none of CODECS.
+  """
+  known = _codec(codec)
+  if shape[2] == 4 and not known.alpha:
+    return 'cannot store transparency'
+  if max(shape[:2]) > known.longest_side:
+    return f'cannot store sides of more than {known.longest_side} px'
+  return None
+
+
 def points(
   pixels: UInt8[np.ndarray, 'H W C'],
   codec: str,
@@ -65,8 +95,7 @@ def points(
   """Encodes one image with one of CODECS at each quality and measures the decoded files.
 
   WebP and AVIF have no gray mode: a gray image is stored in colour and its decoded luma is
-  compared. There are no points where the format cannot hold the image: JPEG has no alpha, and each
-  format has a longest side.
+  compared. There are no points where the format cannot hold the image: see `obstacle`.
 
   Returns:
     Rows {image, method, quality, bytes, bpp, psnr, ssim, ms_ssim, encode_seconds, decode_seconds}.
@@ -107,8 +136,8 @@ def at_bytes(
 ) -> tuple[bytes, UInt8[np.ndarray, 'H W C']] | None:
   """The file of highest quality that has at most `num_bytes`, and the pixels it decodes to.
 
-  None where even the lowest quality is larger, and where the format cannot hold the image (as in
-  `points`). Found by bisection, as if sizes grew with quality; where they do not, by a few bytes,
+  None where even the lowest quality is larger, and where the format cannot hold the image (see
+  `obstacle`). Found by bisection, as if sizes grew with quality; where they do not, by a few bytes,
   the file may be one quality below the best.
 
   Raises:
@@ -136,10 +165,9 @@ def _codec(name: str) -> Codec:
 
 def _encode(pixels: np.ndarray, codec: str, quality: float) -> bytes | None:
   """The file, or None where the format cannot hold the image."""
-  known = _codec(codec)
-  has_alpha = pixels.shape[2] == 4
-  if max(pixels.shape[:2]) > known.longest_side or (has_alpha and not known.alpha):
+  if obstacle(pixels.shape, codec):
     return None
+  known = _codec(codec)
   picture = images.to_picture(pixels)
   if picture.mode not in known.modes:
     picture = picture.convert('RGB')

@@ -61,9 +61,7 @@ def rate_distortion_arguments(config: Any) -> dict[str, Any]:
       _key(config, 'order', ORDERS),
     ),
     'settings': _encode_settings(config),
-    'baseline_codecs': [
-      _one_of('baselines', name, baselines.CODECS) for name in _list(_value(config, 'baselines'))
-    ],
+    'baseline_codecs': _baselines(config),
     'comparison': report.Comparison(
       _value(config, 'reference_method') or None, tuple(_list(_value(config, 'tuned_on')))
     ),
@@ -186,6 +184,13 @@ def _qualities(config: Any) -> list[float]:
     if not isinstance(quality, int | float) or not low <= quality <= high:
       raise ConfigError(f'config.quality: wanted numbers of {low:g} to {high:g}, got {quality!r}')
   return qualities
+
+
+def _baselines(config: Any) -> list[str]:
+  try:
+    return [baselines.canonical(str(name)) for name in _list(_value(config, 'baselines'))]
+  except ValueError as error:
+    raise ConfigError(f'config.baselines: {str(error).removeprefix("codec: ")}') from error
 
 
 def _seconds(config: Any, name: str) -> float:

@@ -61,7 +61,21 @@ def test_side_beyond_the_format_has_no_points():
   assert baselines.at_bytes(np.zeros((1, 65501, 1), np.uint8), 'JPEG', 10**6) is None
 
 
+@pytest.mark.parametrize('name', ['JPEG 2000', 'jpeg2000', 'JPEG-2000', 'Jpeg2000'])
+def test_names_are_found_without_case_spaces_and_hyphens(name):
+  assert baselines.canonical(name) == 'JPEG 2000'
+  assert [baselines.canonical(codec) for codec in baselines.CODECS] == [*baselines.CODECS]
+
+
+def test_what_a_format_cannot_hold_is_said():
+  assert baselines.obstacle((9, 9, 4), 'JPEG') == 'cannot store transparency'
+  assert baselines.obstacle((9, 16384, 3), 'WebP') == 'cannot store sides of more than 16383 px'
+  assert baselines.obstacle((9, 16384, 3), 'JPEG') is None
+
+
 def test_unknown_codec():
+  with pytest.raises(ValueError, match="wanted one of JPEG, WebP, AVIF, JPEG 2000, got 'PNG'"):
+    baselines.canonical('PNG')
   with pytest.raises(ValueError, match="wanted one of JPEG, WebP, AVIF, JPEG 2000, got 'PNG'"):
     baselines.points(_pixels(3), 'PNG')
   with pytest.raises(ValueError, match="got 'PNG'"):

@@ -34,8 +34,8 @@ def decoded(data):
 
 
 @pytest.fixture(scope='module')
-def compare_with(original, data):
-  return compare.baseline_files(original, data, ('JPEG', 'WebP'))
+def compared(original, data):
+  return compare.compare(original, 'photo.cgvq', data, ('JPEG', 'WebP'))
 
 
 @pytest.fixture(scope='module')
@@ -49,45 +49,49 @@ def original(decoded):
 
 def columns(table):
   """Row name -> column name -> text."""
-  header, *lines = table.splitlines()
-  names = [f'{a} {b}'.strip() if b in ('dB', 's') else a for a, b in _pairs(header.split())]
-  return {line.split()[0]: dict(zip(names, line.split()[1:], strict=True)) for line in lines}
+  header, *lines = table.replace('PSNR dB', 'PSNR').replace('code s', 'code').splitlines()
+  return {
+    line.split()[0]: dict(zip(header.split(), line.split()[1:], strict=True)) for line in lines
+  }
 
 
-def _pairs(words):
-  return [
-    (word, following)
-    for word, following in zip(words, [*words[1:], ''], strict=True)
-    if word not in ('dB', 's')
-  ]
-
-
-def test_table_holds_the_measures_of_the_file(data, original, decoded):
-  row = columns(compare.table(original, data, decoded, {}, encode_seconds=12.3))['cgvq']
+def test_table_holds_the_measures_of_the_file(data, original, decoded, compared):
+  row = columns(compare.table(original, [compared], encode_seconds=12.3))['photo.cgvq']
   assert int(row['bytes']) == len(data)
   assert float(row['bpp']) == pytest.approx(8 * len(data) / (HEIGHT * WIDTH), abs=5e-5)
-  assert float(row['PSNR dB']) == pytest.approx(20 * np.log10(255 / 3), abs=5e-3)
+  assert float(row['PSNR']) == pytest.approx(20 * np.log10(255 / 3), abs=5e-3)
   assert float(row['MS-SSIM']) == pytest.approx(similarity.ms_ssim(original, decoded), abs=5e-5)
-  assert row['encode s'] == '12'
-  assert 0 < float(row['decode s']) < 60
+  assert row['encode'] == '12'
+  assert 0 < float(row['decode']) < 60
 
 
-def test_unmeasured_seconds_are_a_dash(data, original, decoded):
-  assert columns(compare.table(original, data, decoded, {}))['cgvq']['encode s'] == '-'
+def test_several_files_are_one_table(original, compared):
+  second = compared._replace(name='a longer name.cgvq', others={'AVIF': 'cannot'})
+  lines = compare.table(original, [compared, second]).splitlines()
+  names = [line[:18].rstrip() for line in lines]
+  assert names == ['', 'photo.cgvq', '  JPEG', '  WebP', 'a longer name.cgvq', '  AVIF']
+  assert lines[-1].endswith(' cannot')
+  # Unmeasured seconds are a dash, and all cells end where their titles do.
+  assert lines[1].split()[-2] == lines[2].split()[-2] == '-'
+  assert len({len(line) for line in lines[:-1]}) == 1
 
 
 @pytest.mark.parametrize('codec', ['JPEG', 'WebP'])
-def test_baselines_are_the_best_files_that_are_no_larger(
-  data, original, decoded, compare_with, codec
-):
-  row = columns(compare.table(original, data, decoded, compare_with))[codec]
+def test_baselines_are_the_best_files_that_are_no_larger(data, original, compared, codec):
+  row = columns(compare.table(original, [compared]))[codec]
   file, pixels = baselines.at_bytes(original, codec, len(data))
   assert 0.8 * len(data) < int(row['bytes']) == len(file) <= len(data)
-  assert float(row['PSNR dB']) == pytest.approx(metrics.psnr(original, pixels), abs=5e-3)
+  assert float(row['PSNR']) == pytest.approx(metrics.psnr(original, pixels), abs=5e-3)
 
 
-def test_a_codec_without_a_small_enough_file_is_left_out(original):
-  assert compare.baseline_files(original, b'too few', ('JPEG',)) == {}
+def test_a_codec_without_a_file_says_why(original, data, monkeypatch):
+  monkeypatch.setattr(compare, 'check', lambda *arguments: None)
+  translucent = np.concatenate([original, original[..., :1]], axis=-1)
+  others = compare.compare(translucent, '', data, ('JPEG', 'WebP')).others
+  assert [*others] == ['JPEG', 'WebP'] and others['JPEG'] == 'cannot store transparency'
+  monkeypatch.setattr(compare.baselines, 'at_bytes', lambda *arguments: None)
+  others = compare.compare(original, '', data, ('JPEG',)).others
+  assert others == {'JPEG': f'no file of at most {len(data)} bytes'}
 
 
 def test_seconds_are_the_median_without_the_first_call(data):
@@ -97,14 +101,18 @@ def test_seconds_are_the_median_without_the_first_call(data):
   assert next(readings, None) is None
 
 
-def test_other_shapes_are_refused(data, original, decoded):
-  with pytest.raises(ValueError, match='shape'):
-    compare.table(original[1:], data, decoded, {})
+@pytest.mark.parametrize(
+  ('part', 'size'),
+  [(np.s_[1:], '200 x 191 px and 3 channels'), (np.s_[..., :1], '200 x 192 px and 1 channel')],
+)
+def test_other_sizes_and_channels_are_refused(data, original, part, size):
+  with pytest.raises(ValueError, match=rf'of {size} as .*, got one of 200 x 192 px and 3 channels'):
+    compare.compare(original[part], '', data, ())
 
 
-def test_picture_shows_original_decoded_error_and_gaussians(data, original, decoded, tmp_path):
+def test_picture_shows_original_decoded_error_and_gaussians(original, compared, tmp_path):
   path = tmp_path / 'picture.png'
-  compare.save_side_by_side(original, data, decoded, path)
+  compare.save_side_by_side(original, compared, path)
   with Image.open(path) as picture:
     pixels = np.asarray(picture.convert('RGB')).astype(int)
   height, width, _ = pixels.shape
@@ -115,10 +123,10 @@ def test_picture_shows_original_decoded_error_and_gaussians(data, original, deco
   assert len(np.unique(gaussians.reshape(-1, 3), axis=0)) > 100  # ellipses of three colours
 
 
-def test_tiles_are_named_after_their_files(data, original, decoded, compare_with, tmp_path):
+def test_tiles_are_named_after_their_files(original, compared, tmp_path):
   paths = tmp_path / 'all.png', tmp_path / 'alone.png'
-  compare.save_worst_tiles(original, data, decoded, compare_with, paths[0])
-  compare.save_worst_tiles(original, data, decoded, {}, paths[1])
+  compare.save_worst_tiles(original, compared, paths[0])
+  compare.save_worst_tiles(original, compared._replace(others={}), paths[1])
   with Image.open(paths[0]) as several, Image.open(paths[1]) as alone:
     # A column for each of original, ours, JPEG and WebP, against original and ours.
     assert several.size[0] == 2 * alone.size[0] and several.size[1] == alone.size[1]
