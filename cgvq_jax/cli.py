@@ -198,6 +198,11 @@ def _decode(arguments: argparse.Namespace) -> None:
   with _naming(arguments.input):
     _check_format(arguments.output, container.describe(data)['channels'])
     decoded = codec.decode(data)
+  try:
+    codec.scaled_size(decoded, arguments.scale)
+  except ValueError as error:
+    raise UsageError(f'--{error}') from error
+  with _naming(arguments.input):
     pixels = codec.render(decoded, arguments.scale, _renderer(arguments, decoded))
   try:
     images.save(arguments.output, pixels)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import math
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cgvq_jax import metrics
+from cgvq_jax import inputs, metrics
 from cgvq_jax.bitstream import container
-from cgvq_jax.fit.settings import FitSettings
+from cgvq_jax.fit.settings import FitSettings, check_settings
 from cgvq_jax.io import images
 from cgvq_jax.primitives.gaussians import Gaussians
 from cgvq_jax.primitives.geometry import standard_deviations
 from cgvq_jax.rasterize import renderers
-from cgvq_jax.rasterize.limits import CHANNELS, MAX_SIDE
+from cgvq_jax.rasterize.limits import MAX_SIDE
 from cgvq_jax.rate_control import Measures
 
 if TYPE_CHECKING:
@@ -40,17 +39,20 @@ def encode(
   registry (`cg.methods.cgvq_rd(channels=3, quality=50)`) or your own; its options are its own
   affair. `hooks` are called between blocks of steps: progress, checkpoints.
 
-  Raises ValueError on an image or a number out of range and on functions that do not fit it,
-  FitError where the fit diverges.
+  Raises TypeError or ValueError, naming the argument, on an image, a method, settings or hooks that
+  are of another kind or out of range, FitError where the fit diverges.
   """
   import jax.numpy as jnp
 
   from cgvq_jax.fit import driver
 
-  _check_image(image)
-  method.check(image.shape[2])
-  stages = method.stages(jnp.asarray(image, jnp.float32), settings)
-  return container.write(driver.run(stages, hooks or driver.Hooks()))
+  image = inputs.checked_image(image)
+  inputs.check_method(method, image.shape[2])
+  check_settings(settings)
+  hooks = driver.Hooks() if hooks is None else hooks
+  inputs.check_hooks(hooks)
+  stages = method.stages(jnp.asarray(image), settings)
+  return container.write(driver.run(stages, hooks))
 
 
 class Decoded(NamedTuple):
@@ -65,11 +67,12 @@ class Decoded(NamedTuple):
 def decode(data: bytes) -> Decoded:
   """Reads the bytes of a file; raises ContainerError, naming the field, where they are not one.
 
+  TypeError where they are no bytes, bytearray, memoryview or other buffer.
   The Gaussians are NumPy arrays, and a pytree where the process has imported JAX.
   """
   if 'jax' in sys.modules:
     importlib.import_module('cgvq_jax.primitives.trees')
-  symbols = container.read(data)
+  symbols = container.read(inputs.checked_bytes(data))
   gaussians, labels = container.dequantize(symbols)
   return Decoded(gaussians, symbols.height, symbols.width, labels)
 
@@ -84,25 +87,41 @@ def render(
   rest is added to each covariance, and the colour is lowered to keep each Gaussian's integral.
   `renderer` is a name of `rasterize.renderers`; None chooses by the work, Gaussians x pixels.
 
-  Raises ValueError where a side would leave 1..MAX_SIDE px, or all the pixels 2^28, and on an
-  unknown renderer.
+  Raises TypeError where `decoded` is something else, ValueError as `scaled_size` and on an unknown
+  renderer.
   """
+  height, width = scaled_size(decoded, scale)
+  scaled = _scaled(decoded.gaussians, scale)
+  return np.clip(renderers.render(scaled, height, width, renderer), 0.0, 1.0)
+
+
+def scaled_size(decoded: Decoded, scale: float) -> tuple[int, int]:
+  """The height and the width of a rendering.
+
+  Raises ValueError where the scale is no number above 0, or a side would leave 1..MAX_SIDE px, or
+  all the pixels 2^28.
+  """
+  if not isinstance(decoded, Decoded):
+    got = type(decoded).__name__
+    raise TypeError(f'decoded: wanted what cg.decode(data) returns, got {got}')
+  inputs.check_positive('scale', scale)
   size = decoded.height, decoded.width
-  height, width = (round(side * scale) if math.isfinite(scale) else 0 for side in size)
+  height, width = (round(min(side * float(scale), MAX_SIDE + 1)) for side in size)
   if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE) or height * width > _MAX_PIXELS:
     raise ValueError(
       f'scale: wanted sides of 1 to {MAX_SIDE} px and at most {_MAX_PIXELS} pixels,'
-      f' got {scale} x {size}'
+      f' got {scale:g} x {decoded.width} x {decoded.height} px'
     )
-  scaled = _scaled(decoded.gaussians, scale)
-  return np.clip(renderers.render(scaled, height, width, renderer), 0.0, 1.0)
+  return height, width
 
 
 def measure(image: Float[np.ndarray, 'H W C'], data: bytes) -> Measures:
   """The rate of a file, and the PSNR of its picture in 8 bits to an image in 0..1.
 
-  Raises ContainerError as `decode`, ValueError where the image has another shape than the file's.
+  Raises TypeError and ValueError as `encode` and `decode`, ValueError where the image has another
+  shape than the file's.
   """
+  image, data = inputs.checked_image(image), inputs.checked_bytes(data)
   decoded = decode(data)
   psnr = metrics.psnr(images.to_bytes8(image), images.to_bytes8(render(decoded)))
   return Measures(metrics.bpp(len(data), decoded.height, decoded.width), psnr)
@@ -118,13 +137,3 @@ def _scaled(gaussians: Gaussians, scale: float) -> Gaussians:
   wider = variance + np.float32(max(1 - scale**2, 0.0) / 12)
   share = np.sqrt(np.prod(variance / wider, axis=-1, keepdims=True))
   return Gaussians(mean_xy * np.float32(scale), np.log(wider) / 2, rotation, color * share)
-
-
-def _check_image(image: np.ndarray) -> None:
-  shape = np.shape(image)
-  if len(shape) != 3 or min(shape[:2]) < 1 or max(shape[:2]) > MAX_SIDE:
-    raise ValueError(f'image: wanted [H, W, C] with sides of 1 to {MAX_SIDE} px, got shape {shape}')
-  if shape[2] not in CHANNELS:
-    raise ValueError(f'image: wanted {CHANNELS} channels, got {shape[2]}')
-  if not np.all(np.isfinite(image)) or np.min(image) < 0 or np.max(image) > 1:
-    raise ValueError('image: wanted finite values in 0..1, got others')

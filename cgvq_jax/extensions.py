@@ -36,7 +36,7 @@ class Registry(dict[str, T]):
 
   def find(self, name: str) -> T:
     """The value of a name. Raises ValueError naming those that there are."""
-    if name not in self:
+    if not isinstance(name, str) or name not in self:
       raise ValueError(f'{self.kind}: wanted one of {", ".join(map(str, self))}, got {name!r}')
     return self[name]
 

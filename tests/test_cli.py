@@ -207,20 +207,20 @@ def test_a_target_by_the_command_is_the_file_of_its_quality(folder, tmp_path, ca
     ('encode photo.png x.cgvq --quality 0', '--quality: wanted 1 to 100, got 0'),
     ('encode photo.png', 'required: OUT'),
     ('decode missing.cgvq x.png', 'missing.cgvq: wanted a file, got No such file'),
-    ('decode photo.png x.png', 'photo.png: magic: wanted'),
+    ('decode photo.png x.png', 'photo.png: not a .cgvq file: wanted one'),
     ('decode photo.cgvq x.xyz', 'x.xyz: wanted a name that ends in .png'),
     ('decode photo.cgvq nowhere/x.png', 'x.png: wanted a folder that exists, got'),
-    ('decode photo.cgvq x.png --scale 1e9', 'photo.cgvq: scale: wanted sides of 1 to'),
+    ('decode photo.cgvq x.png --scale 1e6', 'cgvq: --scale: wanted sides of 1 to'),
     ('decode photo.cgvq x.png --scale nan', '--scale: wanted a number above 0, got nan'),
     ('decode photo.cgvq x.png --renderer opengl', '--renderer: wanted one of numpy, jax, got'),
-    ('info text.txt', 'text.txt: magic: wanted'),
+    ('info text.txt', 'text.txt: not a .cgvq file: wanted one'),
     ('compare photo.png photo.cgvq --tiles nowhere/x.png', 'wanted a folder that exists'),
     (
       'compare photo.png photo.cgvq --with PNG',
       "--with: wanted one of JPEG, WebP, AVIF, JPEG 2000, got 'PNG'",
     ),
-    ('compare photo.png photo.cgvq text.txt', 'text.txt: magic: wanted'),
-    ('compare photo.png photo.cgvq colour.png', 'colour.png: magic: wanted'),
+    ('compare photo.png photo.cgvq text.txt', 'text.txt: not a .cgvq file: wanted one'),
+    ('compare photo.png photo.cgvq colour.png', 'colour.png: not a .cgvq file: wanted one'),
     (
       'compare large.png photo.cgvq',
       'photo.cgvq: wanted a file of 80 x 96 px and 3 channels as the original, got one of 40 x 48',
@@ -259,7 +259,9 @@ def test_what_is_damaged_or_has_alpha_is_said(encoded, tmp_path, monkeypatch, ca
   data = encoded[0].read_bytes()
   (tmp_path / 'bad.cgvq').write_bytes(data[:-9] + b'x' + data[-8:])
   assert cli.main(['decode', str(tmp_path / 'bad.cgvq'), str(tmp_path / 'x.png')]) == 2
-  assert 'bad.cgvq: CRC-32: wanted' in capsys.readouterr().err
+  assert (
+    'bad.cgvq: damaged or truncated file: wanted contents of CRC-32 0x' in capsys.readouterr().err
+  )
   monkeypatch.setattr(cli.container, 'describe', lambda data: {'channels': 4})
   assert cli.main(['decode', str(encoded[0]), str(tmp_path / 'x.jpg')]) == 2
   assert 'x.jpg: wanted a format for 4 channels, got: ' in capsys.readouterr().err

@@ -24,6 +24,7 @@ ROWS = (
   ('bitstream',),
   ('fit',),
   ('quantize',),
+  ('inputs',),
   ('rasterize',),
   ('primitives',),
   ('io',),

@@ -173,13 +173,17 @@ def _format(version: int) -> Format:
 
 def _opened(data: bytes) -> tuple[Format, bytes]:
   """The format and the body of a file that is whole, as its CRC shows."""
-  if data[: len(MAGIC)] != MAGIC:
-    raise ContainerError(f'magic: wanted {MAGIC!r}, got {data[: len(MAGIC)]!r}')
+  if not data.startswith(MAGIC[: max(len(data), 1)]):
+    raise ContainerError(
+      f'not a .cgvq file: wanted one that begins with {MAGIC!r}, got {data[:8]!r}'
+    )
   if len(data) < FRAME_BYTES:
-    raise ContainerError(f'file: wanted >= {FRAME_BYTES} bytes, got {len(data)}')
+    raise ContainerError(f'truncated file: wanted {FRAME_BYTES} bytes or more, got {len(data)}')
   format = _format(data[len(MAGIC)])
   end = len(data) - _CRC_BYTES
-  wanted, got = zlib.crc32(data[:end]), int.from_bytes(data[end:], 'little')
-  if wanted != got:
-    raise ContainerError(f'CRC-32: wanted {wanted:#010x}, got {got:#010x}')
+  wanted, got = int.from_bytes(data[end:], 'little'), zlib.crc32(data[:end])
+  if wanted != got:  # which of the two it is cannot be told: the size of a file stands nowhere
+    raise ContainerError(
+      f'damaged or truncated file: wanted contents of CRC-32 {wanted:#010x}, got {got:#010x}'
+    )
   return format, data[len(MAGIC) + 1 : end]

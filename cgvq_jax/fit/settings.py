@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from cgvq_jax.inputs import check_number
 
 # A registered name, or the function itself.
 NameOr = str | Callable[..., Any]
@@ -30,18 +31,14 @@ class FitSettings(NamedTuple):
   loss: NameOr = 'clamped_l2'
 
   def check(self) -> None:
-    """Raises ValueError where a number is not whole or out of range."""
-    for name in ('steps', 'finetune_steps', 'seed'):
+    """Raises ValueError where a number is not whole or out of range, or a function is neither."""
+    check_number('steps', self.steps, 1)
+    check_number('finetune_steps', self.finetune_steps, 1)
+    check_number('seed', self.seed, 0, 2**32 - 1)
+    for name in ('initializer', 'densifier', 'optimizer', 'loss'):
       value = getattr(self, name)
-      try:
-        operator.index(value)
-      except TypeError:
-        raise ValueError(f'{name}: wanted a whole number, got {value!r}') from None
-    if min(self.steps, self.finetune_steps) < 1:
-      got = f'{self.steps}, {self.finetune_steps}'
-      raise ValueError(f'steps, finetune_steps: wanted >= 1, got {got}')
-    if not 0 <= self.seed < 2**32:
-      raise ValueError(f'seed: wanted 0 to {2**32 - 1}, got {self.seed}')
+      if not isinstance(value, str) and not callable(value):
+        raise ValueError(f'{name}: wanted a name or a function, got {value!r}')
 
 
 PRESETS = {
@@ -49,3 +46,12 @@ PRESETS = {
   'default': FitSettings(),
   'best': FitSettings(steps=5000, finetune_steps=3000),
 }
+
+
+def check_settings(settings: Any) -> None:
+  """That they are FitSettings. Raises TypeError; ValueError as their `check`."""
+  if not isinstance(settings, FitSettings):
+    hints = {dict: ': cg.FitSettings(**settings)', str: ': cg.PRESETS[name]'}
+    got = f'{type(settings).__name__}{hints.get(type(settings), "")}'
+    raise TypeError(f'settings: wanted cg.FitSettings(steps=..., ...), got {got}')
+  settings.check()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from jaxtyping import Array, Float
 
 from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.fit.stages import Stages
+from cgvq_jax.inputs import check_number as check_number  # for methods
 
 
 class Method(Protocol):
@@ -34,9 +35,3 @@ class Method(Protocol):
   def stages(self, target: Float[Array, 'H W C'], settings: FitSettings) -> Stages:
     """How to encode an image."""
     ...
-
-
-def check_number(name: str, number: Any, low: int, high: int) -> None:
-  """Raises ValueError where a whole number is out of range."""
-  if not low <= number <= high:
-    raise ValueError(f'{name}: wanted {low} to {high}, got {number}')

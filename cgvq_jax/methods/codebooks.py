@@ -36,8 +36,8 @@ from cgvq_jax.fit.stages import (
   blocks_of,
   initial_state,
 )
+from cgvq_jax.inputs import check_number
 from cgvq_jax.io.images import to_bytes8
-from cgvq_jax.methods.base import check_number
 from cgvq_jax.metrics import psnr
 from cgvq_jax.primitives.geometry import canonical
 from cgvq_jax.primitives.sensitivity import sensitivity
@@ -108,9 +108,10 @@ class CodebookMethod(NamedTuple):
         out = jax.eval_shape(quantizer.quantize, params, rows, mask)
         got = out.value.shape[1:], out.symbols.shape[1:]
       if got != ((columns,), (len(quantizer.alphabets),)):
+        hint = f': make the method with channels={channels}' if attribute == 'color' else ''
         raise ValueError(
           f'method {self.name!r}: wanted {attribute} quantized in {columns} columns'
-          f' for {channels} channels, got a quantizer of others'
+          f' for {channels} channels, got a quantizer of others{hint}'
         )
 
   def stages(self, target: Float[Array, 'H W C'], settings: FitSettings) -> Stages:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cgvq_jax.extensions import Registry
+from cgvq_jax.inputs import check_real
 from cgvq_jax.methods.base import Method
 from cgvq_jax.methods.codebooks import CodebookMethod
 from cgvq_jax.methods.rd import AdaptiveMethod
@@ -69,11 +70,10 @@ def cgvq_rd(
   `quality` is 1 to 100, from about 0.1 to about 2 bits a pixel of a photograph. Colours have steps
   of 2^(2 - step_index / 64) over the square root of a Gaussian's area. See `methods.rd`.
 
-  Raises ValueError where the quality is out of range.
+  Raises ValueError where the quality is no number or out of range.
   """
   del channels
-  if not MIN_QUALITY <= quality <= MAX_QUALITY:
-    raise ValueError(f'quality: wanted {MIN_QUALITY:g} to {MAX_QUALITY:g}, got {quality}')
+  check_real('quality', quality, MIN_QUALITY, MAX_QUALITY)
   return AdaptiveMethod('cgvq_rd', round(168 + 2.5 * quality), num_gaussians)
 
 

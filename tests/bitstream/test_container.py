@@ -52,17 +52,20 @@ def test_golden_photographs_look_as_ever_to_both_decoders(name):
 
 # --- bytes that are not a file ---
 
+DAMAGED = 'damaged or truncated file: wanted contents of CRC-32 0x.*, got 0x'
+
 
 @pytest.mark.parametrize(
   ('data', 'message'),
   [
-    (b'', 'magic: wanted'),
-    (b'\x89PNG\r\n\x1a\n', 'magic: wanted .* got .*PNG'),
-    (FILE[:6], 'file: wanted >= 9 bytes, got 6'),
+    (b'', "not a .cgvq file: wanted one that begins with b'CGVQ', got b''"),
+    (b'\x89PNG\r\n\x1a\nabc', r"not a .cgvq file: .* got b'\\x89PNG\\r\\n\\x1a\\n'$"),
+    (b'CG', 'truncated file: wanted 9 bytes or more, got 2'),
+    (FILE[:6], 'truncated file: wanted 9 bytes or more, got 6'),
     (FILE[:4] + b'\x03' + FILE[5:], 'version: wanted 1 or 2, got 3'),
-    (FILE[:-1], 'CRC-32: wanted 0x'),
-    (FILE + b'\0', 'CRC-32: wanted 0x'),
-    (FILE[:40] + bytes([FILE[40] ^ 1]) + FILE[41:], 'CRC-32: wanted 0x'),
+    (FILE[:-1], DAMAGED),
+    (FILE + b'\0', DAMAGED),
+    (FILE[:40] + bytes([FILE[40] ^ 1]) + FILE[41:], DAMAGED),
     (
       with_crc(FILE[:-4] + b'\0'),
       'coded integers: coded stream: wanted a last byte other than 0, got 0',
