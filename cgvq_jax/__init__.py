@@ -24,6 +24,8 @@ if TYPE_CHECKING:
   from cgvq_jax.primitives.gaussians import Gaussians
   from cgvq_jax.quantize.base import Quantized, Quantizer
 
+__version__ = '0.1.0'
+
 # Name -> the module that it is in; or, for a module, its own name.
 _HOMES = {
   'ContainerError': 'bitstream.fields',

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from PIL import Image
 
-from cgvq_jax import codec, extensions, rate_control
+from cgvq_jax import __version__, codec, extensions, rate_control
 from cgvq_jax.bitstream import container, ordering
 from cgvq_jax.evaluate import baselines
 from cgvq_jax.evaluate.timer import Stopwatch
@@ -343,6 +343,7 @@ def _parser() -> argparse.ArgumentParser:
   parser = _Parser(
     'cgvq', description='Images as 2D Gaussians in a small file, and back.', epilog=_EPILOG, **style
   )
+  parser.add_argument('--version', action='version', version=f'cgvq {__version__}')
   commands = parser.add_subparsers(required=True, metavar='encode|decode|info|compare|sample')
 
   def add(name: str, command: Callable[..., None], about: str, example: str):
@@ -373,8 +374,9 @@ def _parser() -> argparse.ArgumentParser:
     '--method',
     default='cgvq_rd',
     metavar='NAME',
-    help="%(default)s, the smallest files; the papers' cgvq, gi, cgvq_fp16, gi_fp16; or one that an"
-    ' extension registers (default: %(default)s)',
+    help="%(default)s, the smallest files; the papers' cgvq, gi, cgvq_fp16, gi_fp16; cgvq_rd with a"
+    ' part of it off: rd_no_rate, rd_no_presence, rd_common_steps, rd_rgb_axes, rd_one_group_each;'
+    ' or one that an extension registers (default: %(default)s)',
   )
   rate = encode.add_mutually_exclusive_group()
   rate.add_argument(
@@ -482,7 +484,9 @@ def _parser() -> argparse.ArgumentParser:
     '--encode_seconds', type=_positive, metavar='S', help="the first file's, for the table"
   )
 
-  sample = commands.add_parser('sample', help='Write a photograph to try with.', **style)
+  about = 'Write a photograph to try with.'
+  example = 'example:\n  cgvq sample photo.png'
+  sample = commands.add_parser('sample', help=about, description=about, epilog=example, **style)
   sample.add_argument('output', metavar='OUT', type=Path, help='ends in .png or so')
   sample.set_defaults(command=_sample)
   return parser

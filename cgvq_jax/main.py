@@ -24,6 +24,7 @@ Exit codes: 0 all done, 1 some image failed, 2 a bad command or config, 130 stop
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -64,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
       arguments = config.rate_distortion_arguments(_CONFIG.value)
     Path(_WORKDIR.value).mkdir(parents=True, exist_ok=True)
   except (config.ConfigError, extensions.ExtensionError, images.ImageError, OSError) as error:
-    print(_one_line(error), file=sys.stderr)  # a missing config file takes four lines
+    print(_flag_error(error), file=sys.stderr)  # a missing config file is noticed here
     return 2
   try:
     run = fit_study.run if is_study else rate_distortion.run
@@ -94,7 +95,7 @@ def _interrupt(signum: int, frame: Any) -> None:
   raise KeyboardInterrupt
 
 
-def _parse_flags(argv: Sequence[str]) -> list[str]:
+def parse_flags(argv: Sequence[str]) -> list[str]:
   """As absl does, but a bad flag or a bad config file is one line and exit code 2."""
   try:
     remaining = flags.FLAGS(argv)
@@ -108,13 +109,23 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
   return remaining
 
 
+_KINDS = {'int': 'a whole number', 'float': 'a number', 'bool': 'true or false'}
+
+
 def _flag_error(error: BaseException) -> str:
   """One line; ml_collections wraps its error about an unknown name in another."""
+  text = _one_line(error)
+  # The error of opening the file stands at the end of what ml_collections says about it.
+  if parts := re.fullmatch(r".* failure to load: .*\[Errno \d+\] (.*): '(.*)'", text):
+    return f'--config: wanted a file such as configs/kodak.py, got {parts[2]}: {parts[1]}'
+  # absl names the flag and the value, but then it says what Python's int or float says.
+  if parts := re.fullmatch(r'flag --([\w.]+)=(.*): .*?(int|float|bool).*', text):
+    return f'--{parts[1]}: wanted {_KINDS[parts[3]]}, got {parts[2]!r}'
   if isinstance(error, AttributeError | KeyError) and error.args:
     inner = error.args[0]
     inner = inner.args[0] if isinstance(inner, KeyError) else inner
     return _one_line(f'unknown name in the config: {inner}')
-  return _one_line(error)
+  return text
 
 
 def _one_line(error: object) -> str:
@@ -122,4 +133,4 @@ def _one_line(error: object) -> str:
 
 
 if __name__ == '__main__':
-  app.run(main, flags_parser=_parse_flags)
+  app.run(main, flags_parser=parse_flags)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
-from small_jobs import call, share_programs, write_image
+from small_jobs import ROOT, call, share_programs, write_image
 
-from cgvq_jax import cli, codec, methods
+from cgvq_jax import __version__, cli, codec, methods
 from cgvq_jax.bitstream import container
 from cgvq_jax.fit.blocks import FitError
 from cgvq_jax.fit.settings import PRESETS, FitSettings
@@ -301,7 +303,24 @@ def test_a_full_disk_is_1(encoded, folder, tmp_path, monkeypatch, capsys):
 
 
 def test_help_teaches(capsys):
-  for command in ([], ['encode'], ['decode'], ['info'], ['compare']):
+  for command in ([], ['encode'], ['decode'], ['info'], ['compare'], ['sample']):
     assert cli.main([*command, '--help']) == 0
     text = capsys.readouterr().out
     assert f'example:\n  cgvq {(command or ["encode"])[0]} photo' in text
+
+
+def test_help_names_the_methods_that_an_unknown_one_is_answered_with(capsys):
+  assert cli.main(['encode', '--help']) == 0
+  words = re.findall(r'\w+', capsys.readouterr().out.split('--method NAME')[-1])
+  assert cli.main(['encode', 'x.png', 'x.cgvq', '--method', 'nope']) == 2
+  known = capsys.readouterr().err.split('wanted one of ')[1].split(', got')[0].split(', ')
+  ours = known[: 5 + len(methods.ABLATIONS)]  # then those that other tests have registered
+  assert len(ours) == 10 and set(ours) <= {*words}
+
+
+def test_the_version_is_that_of_the_package(capsys):
+  assert cli.main(['--version']) == 0
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())
+  assert project['tool']['setuptools']['dynamic']['version'] == {'attr': 'cgvq_jax.__version__'}
+  assert re.fullmatch(r'\d+\.\d+\.\d+', __version__)
+  assert capsys.readouterr() == (f'cgvq {__version__}\n', '')

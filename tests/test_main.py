@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import runpy
+import sys
 
 import pytest
 from ml_collections import ConfigDict
 from small_jobs import ROOT, call, write_image
 
+from cgvq_jax import main
 from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.io import images
 from cgvq_jax.jobs.config import ConfigError, extensions, rate_distortion_arguments
@@ -134,12 +136,46 @@ def test_bad_commands_are_one_line_and_2(tmp_path):
       (*some, '--config.method=jpeg'),
       f"wanted one of {KNOWN}, got 'jpeg'",
     ),
-    (('--config=missing.py', some[1]), 'missing.py'),
+    (
+      ('--config=missing.py', some[1]),
+      '--config: wanted a file such as configs/kodak.py, got missing.py: No such file or directory',
+    ),
   ):
     code, out, err = call('cgvq_jax.main', *arguments)
     assert (code, out) == (2, ''), err
     assert len(err.splitlines()) == 1 and wanted in err
   assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+  ('flags', 'wanted'),
+  [
+    (
+      'quickstart.py --config.fit.steps=abc',
+      "--config.fit.steps: wanted a whole number, got 'abc'",
+    ),
+    ('quickstart.py --config.seed=1.5', "--config.seed: wanted a whole number, got '1.5'"),
+    (
+      'quickstart.py --config.checkpoint_seconds=x',
+      "--config.checkpoint_seconds: wanted a number, got 'x'",
+    ),
+    (
+      'none.py --config.seed=1',
+      f'--config: wanted a file such as configs/kodak.py, got {ROOT}/configs/none.py: No such file',
+    ),
+    (' --config.seed=1', f'kodak.py, got {ROOT}/configs/: Is a directory'),
+    ('quickstart.py --workdirr=x', "Unknown command line flag 'workdirr'"),
+  ],
+)
+@pytest.mark.filterwarnings('ignore:the load_module')
+def test_bad_flags_are_one_line_and_2(flags, wanted, monkeypatch, capsys):
+  argv = ['main', *f'--config={ROOT}/configs/{flags}'.split()]
+  monkeypatch.setattr(sys, 'argv', argv)  # where ml_collections looks for values of the config
+  with pytest.raises(SystemExit) as exit:
+    main.parse_flags(argv)
+  out, err = capsys.readouterr()
+  assert (exit.value.code, out) == (2, '')
+  assert wanted in err and err.endswith(' (see --help)\n') and err.count('\n') == 1
 
 
 def test_help_teaches():
