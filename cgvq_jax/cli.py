@@ -248,12 +248,12 @@ def _compare(arguments: argparse.Namespace) -> None:
     _check_place(path)
     _check_format(path, 3)
   original = images.to_bytes8(images.load(arguments.input).pixels)
-  files = [(path, container.read_file(path)) for path in arguments.files]
-  for path, data in files:  # before the work
+  given = [(path, container.read_file(path)) for path in arguments.files]
+  for path, data in given:  # before the work
     with _naming(path):
       compare.check(original, data)
   compared = []
-  for path, data in files:
+  for path, data in given:
     with _naming(path):
       compared.append(compare.compare(original, str(path), data, arguments.compare_with))
   print(compare.table(original, compared, arguments.encode_seconds))

@@ -99,6 +99,12 @@ def search(encode: Callable[[float], tuple[bytes, Measures]], target: Target) ->
   between two neighbouring qualities, at quality 1 or 100 where the aim lies beyond, or after 8
   encodes; usually it takes about three. Neither rate nor PSNR need grow with quality: the best
   file may be any of those made, and where none keeps the bound, the closest to it is returned.
+
+      def encode(quality):
+        data = cg.encode(image, cg.methods.cgvq_rd(quality=quality))
+        return data, cg.measure(image, data)
+
+      found = cg.rate_control.search(encode, cg.rate_control.at_most_bpp(0.3))
   """
   files: list[Found] = []
   tried: list[_Point] = []
