@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import socket
 import struct
 import sys
+import threading
 import urllib.error
 import urllib.request
 import zlib
@@ -149,9 +153,182 @@ def test_load_reads_the_first_frame(tmp_path):
   assert notes[0] == 'first of 3 frames read'
 
 
-def test_load_notes_that_a_profile_is_not_applied(tmp_path):
-  path = _write(tmp_path / 'a.png', _picture('RGB'), icc_profile=b'profile')
-  assert images.load(path).notes == ('embedded colour profile not applied',)
+def _rgb16(extension):
+  """A file of one row of 16-bit colours: 65535, 32896 and 0."""
+  samples = np.array([[65535, 32896, 0]], '>u2')
+  if extension == 'ppm':
+    return b'P6 1 1 65535\n' + samples.tobytes()
+  if extension == 'sgi':
+    header = struct.pack('>HBBHHHH', 474, 0, 2, 3, 1, 1, 3)
+    return header.ljust(512, b'\0') + samples.tobytes()
+  tags = {
+    256: (3, 1, 1 << 16), 257: (3, 1, 1 << 16), 258: (3, 3, 122), 259: (3, 1, 1 << 16),
+    262: (3, 1, 2 << 16), 273: (4, 1, 128), 277: (3, 1, 3 << 16), 278: (3, 1, 1 << 16),
+    279: (4, 1, 6),
+  }  # fmt: skip
+  entries = b''.join(struct.pack('>HHII', tag, *rest) for tag, rest in tags.items())
+  bits = struct.pack('>3H', 16, 16, 16)
+  return b'MM\0*\0\0\0\x08\0\x09' + entries + bytes(4) + bits + samples.tobytes()
+
+
+@pytest.mark.parametrize('extension', ['ppm', 'sgi', 'tif'])
+def test_load_notes_that_bits_are_lost_in_every_format(tmp_path, extension):
+  path = tmp_path / f'a.{extension}'
+  path.write_bytes(_rgb16(extension))
+  pixels, notes = images.load(path)
+  np.testing.assert_array_equal(images.to_bytes8(pixels)[0, 0], [255, 128, 0])
+  assert notes == ('16-bit colour reduced to 8 bits',)
+
+
+def test_load_ppm_of_8_bits_has_no_note(tmp_path):
+  assert images.load(_write(tmp_path / 'a.ppm', _picture('RGB'))).notes == ()
+
+
+def _jpeg(*segments):
+  """A JPEG file with these application segments, (marker, body)."""
+  buffer = io.BytesIO()
+  Image.new('RGB', (16, 8), (60, 60, 60)).save(buffer, 'JPEG')
+  extra = b''.join(
+    struct.pack('>BBH', 0xFF, marker, len(body) + 2) + body for marker, body in segments
+  )
+  return buffer.getvalue()[:2] + extra + buffer.getvalue()[2:]
+
+
+def _exif():
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  exif[0x010F] = 'maker'
+  return exif
+
+
+EXIF_SEGMENT = 0xE1, b'Exif\0\0' + _exif().tobytes()[6:]
+
+
+@pytest.mark.parametrize(
+  'segment',
+  [
+    (0xE0, b'JFIF'),
+    (0xE2, b'ICC_PROFILE\0'),
+    (0xE2, b'MPF\0MM\0*\0\0\0\x08\0\1\xb0\0\0\7'),
+    (0xED, b'Photoshop 3.0\x008BIM\x03\xed'),
+    (0xEE, b'Adobe\0'),
+  ],
+)
+def test_load_jpeg_with_a_damaged_segment(tmp_path, segment):
+  (tmp_path / 'a.jpg').write_bytes(_jpeg(segment, EXIF_SEGMENT))
+  pixels, notes = images.load(tmp_path / 'a.jpg')
+  assert pixels.shape == (16, 8, 3) and (images.to_bytes8(pixels) == 60).all()
+  assert set(notes) <= {'damaged metadata ignored', 'EXIF orientation 6 applied'}
+  assert notes[-1] == 'EXIF orientation 6 applied'
+
+
+def test_load_jpeg_with_half_of_a_profile(tmp_path):
+  (tmp_path / 'a.jpg').write_bytes(_jpeg((0xE2, b'ICC_PROFILE\0\1\2half')))
+  pixels, notes = images.load(tmp_path / 'a.jpg')
+  assert (images.to_bytes8(pixels) == 60).all()
+  assert notes == ('embedded colour profile not applied: it is damaged',)
+
+
+@pytest.mark.parametrize('extension', ['jpg', 'webp', 'avif'])
+def test_load_with_broken_exif(tmp_path, extension):
+  path = tmp_path / f'a.{extension}'
+  Image.new('RGB', (16, 8), (60, 60, 60)).save(path, exif=_exif(), quality=95)
+  data = path.read_bytes()
+  start = max(data.find(b'MM\0*'), data.find(b'II*\0'))
+  path.write_bytes(data[:start] + b'garbage!' + data[start + 8 :])
+  pixels, notes = images.load(path)
+  assert np.abs(255 * pixels - 60).max() <= 2
+  # AVIF holds the orientation outside of EXIF too.
+  assert notes in [
+    ('damaged EXIF ignored',),
+    ('damaged metadata ignored', 'EXIF orientation 6 applied'),
+  ]
+  assert pixels.shape == ((16, 8, 3) if extension == 'avif' else (8, 16, 3))
+
+
+def test_load_webp_that_ends_within_its_metadata(tmp_path):
+  path = _write(tmp_path / 'a.webp', _picture('RGB'), exif=_exif(), lossless=True)
+  path.write_bytes(path.read_bytes()[:-9])
+  pixels, notes = images.load(path)
+  np.testing.assert_array_equal(images.to_bytes8(pixels), RAMP)
+  assert notes == ('damaged metadata ignored',)
+
+
+def test_load_tiff_with_a_damaged_tag(tmp_path):
+  path = _write(tmp_path / 'a.tif', _picture('RGB'), exif=_exif())
+  data = path.read_bytes()
+  place = data.index(struct.pack('<HHI', 271, 2, 6)) + 8  # Make: its text is now beyond the file
+  path.write_bytes(data[:place] + struct.pack('<I', 1 << 20) + data[place + 4 :])
+  pixels, notes = images.load(path)
+  np.testing.assert_array_equal(images.to_bytes8(pixels), np.rot90(RAMP, -1))
+  assert notes == ('damaged metadata ignored', 'EXIF orientation 6 applied')
+
+
+@pytest.mark.parametrize('extension', ['jpg', 'webp', 'tif', 'avif', 'gif', 'bmp'])
+def test_load_refuses_truncated_pixels_of_every_format(tmp_path, extension):
+  noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+  path = _write(tmp_path / f'a.{extension}', Image.fromarray(noise))
+  data = path.read_bytes()
+  path.write_bytes(data[: len(data) // 2])
+  with pytest.raises(images.ImageError, match=rf'a\.{extension}: wanted'):
+    images.load(path)
+
+
+def test_load_reads_the_first_frame_where_another_is_damaged(tmp_path):
+  frames = [Image.new('RGB', (4, 4), color) for color in ('red', 'lime', 'blue')]
+  path = _write(tmp_path / 'a.gif', frames[0], save_all=True, append_images=frames[1:])
+  data = path.read_bytes()
+  cut = data.rindex(b'\x2c')  # the last image descriptor
+  path.write_bytes(data[: cut + 3])
+  pixels, notes = images.load(path)
+  np.testing.assert_array_equal(pixels[0, 0], [1, 0, 0])
+  assert 'frame' in notes[0]
+
+
+def test_load_keeps_the_warnings_of_pillow_to_itself(tmp_path, recwarn):
+  (tmp_path / 'a.jpg').write_bytes(_jpeg((0xE1, EXIF_SEGMENT[1][:20])))
+  assert images.load(tmp_path / 'a.jpg').notes == ('damaged EXIF ignored',)
+  assert not recwarn.list
+
+
+@contextlib.contextmanager
+def _pipe(path, write):
+  """A named pipe that another thread writes to."""
+  os.mkfifo(path)
+  thread = threading.Thread(target=write)
+  thread.start()
+  yield
+  thread.join()
+
+
+def test_load_reads_a_pipe(tmp_path):
+  data = _write(tmp_path / 'a.png', _picture('RGB')).read_bytes()
+  pipe = tmp_path / 'pipe'
+  with _pipe(pipe, lambda: pipe.write_bytes(data)):
+    pixels, notes = images.load(pipe)
+  np.testing.assert_array_equal(images.to_bytes8(pixels), RAMP)
+  assert notes == ()
+
+
+@pytest.mark.parametrize(('data', 'got'), [(b'', 'an empty file'), (bytes(999), 'more than 500')])
+def test_load_refuses_a_pipe_of_nothing_and_of_too_much(tmp_path, monkeypatch, data, got):
+  monkeypatch.setattr(images, '_MAX_PIPE', 500)
+  pipe = tmp_path / 'pipe'
+  with (
+    _pipe(pipe, lambda: pipe.write_bytes(data)),
+    pytest.raises(images.ImageError, match=rf'pipe: wanted .*got .*{got}'),
+  ):
+    images.load(pipe)
+
+
+def test_load_refuses_devices_and_sockets(tmp_path, monkeypatch):
+  with pytest.raises(images.ImageError, match='/dev/zero: wanted an image file, got a device'):
+    images.load('/dev/zero')
+  monkeypatch.chdir(tmp_path)  # a socket's path has to be short
+  with socket.socket(socket.AF_UNIX) as server:
+    server.bind('s')
+    with pytest.raises(images.ImageError, match='got a socket'):
+      images.load('s')
 
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 3), (5, 1)])
