@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cgvq_jax import inputs, metrics
+from cgvq_jax import alpha, inputs, metrics
 from cgvq_jax.bitstream import container
 from cgvq_jax.fit.settings import FitSettings, check_settings
 from cgvq_jax.io import images
@@ -35,7 +35,8 @@ def encode(
 ) -> bytes:
   """Compresses an image in 0..1 into the bytes of one file.
 
-  image -> stages of the method, run by the driver -> integers -> bytes. `method` is a value of the
+  image -> hidden colours filled -> stages of the method, run by the driver -> integers -> bytes.
+  The colours of pixels of alpha 0 are not kept (`alpha.fill_hidden`). `method` is a value of the
   registry (`cg.methods.cgvq_rd(channels=3, quality=50)`) or your own; its options are its own
   affair. `hooks` are called between blocks of steps: progress, checkpoints.
 
@@ -51,7 +52,7 @@ def encode(
   check_settings(settings)
   hooks = driver.Hooks() if hooks is None else hooks
   inputs.check_hooks(hooks)
-  stages = method.stages(jnp.asarray(image), settings)
+  stages = method.stages(jnp.asarray(alpha.fill_hidden(image)), settings)
   return container.write(driver.run(stages, hooks))
 
 

@@ -1,7 +1,7 @@
 """PSNR of decoded 8-bit images, and the rates of real files, in NumPy.
 
-Images are compared as a viewer gets them: uint8 pixels after decoding. All channels have the same
-weight, alpha too. `evaluate.similarity` has SSIM and MS-SSIM, which need JAX.
+Images are compared as a viewer sees them: uint8 pixels after decoding, RGBA on black and on white.
+`evaluate.similarity` has SSIM and MS-SSIM, which need JAX.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cgvq_jax import alpha
+
 if TYPE_CHECKING:
   from jaxtyping import UInt8
 
@@ -18,10 +20,13 @@ if TYPE_CHECKING:
 def psnr(reference: UInt8[np.ndarray, 'H W C'], decoded: UInt8[np.ndarray, 'H W C']) -> float:
   """10 log10(255^2 / MSE) in dB, the mean over all pixels and channels; inf at equality.
 
+  The channels of RGBA are six: those of its composites, round(alpha c / 255) on black and
+  round(alpha c / 255 + 255 - alpha) on white. So no colour counts that cannot be seen.
+
   Raises:
     ValueError: the images are not two uint8 [H, W, C] arrays of one shape, C = 1, 3 or 4.
   """
-  reference, decoded = checked(reference, decoded)
+  reference, decoded = seen(reference, decoded)
   difference = reference.astype(np.int16) - decoded
   mean_squared_error = np.mean(np.square(difference, dtype=np.int32))
   return 10 * math.log10(255**2 / mean_squared_error) if mean_squared_error else math.inf
@@ -40,8 +45,8 @@ def bpp(num_bytes: int, height: int, width: int) -> float:
   return 8 * num_bytes / (height * width)
 
 
-def checked(reference, decoded) -> tuple[np.ndarray, np.ndarray]:
-  """Both images as arrays; raises ValueError as `psnr`."""
+def seen(reference, decoded) -> tuple[np.ndarray, np.ndarray]:
+  """Both images as arrays, RGBA by `alpha.composites`; raises ValueError as `psnr`."""
   arrays = np.asarray(reference), np.asarray(decoded)
   for name, array in zip(('reference', 'decoded'), arrays, strict=True):
     wanted = array.ndim == 3 and array.shape[2] in (1, 3, 4) and array.size > 0
@@ -51,4 +56,6 @@ def checked(reference, decoded) -> tuple[np.ndarray, np.ndarray]:
       )
   if arrays[0].shape != arrays[1].shape:
     raise ValueError(f'decoded: wanted the shape {arrays[0].shape}, got {arrays[1].shape}')
-  return arrays
+  if arrays[0].shape[2] < 4:
+    return arrays
+  return alpha.composites(arrays[0]), alpha.composites(arrays[1])

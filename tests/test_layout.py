@@ -28,7 +28,7 @@ ROWS = (
   ('rasterize',),
   ('primitives',),
   ('io',),
-  ('metrics', 'rate_control', 'devices', 'extensions'),
+  ('alpha', 'metrics', 'rate_control', 'devices', 'extensions'),
 )
 MODULES = {
   'cgvq_jax.' + '.'.join(path.relative_to(PACKAGE).with_suffix('').parts): path

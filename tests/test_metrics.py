@@ -26,6 +26,12 @@ def _pair(height, width, channels, noise=12.0, seed=0):
   return tuple(np.clip(image, 0, 255).astype(np.uint8) for image in (picture, copy))
 
 
+def _on(background, image):
+  """An RGBA image over a grey level, in float64, rounded to 8 bits."""
+  share = image[..., 3:] / 255
+  return np.rint(share * image[..., :3] + (1 - share) * background)
+
+
 def test_psnr_of_a_known_error():
   reference = np.full((3, 5, 1), 100, np.uint8)
   assert metrics.psnr(reference, reference + 5) == pytest.approx(20 * math.log10(255 / 5))
@@ -34,12 +40,35 @@ def test_psnr_of_a_known_error():
   assert metrics.psnr(np.zeros_like(reference), np.full_like(reference, 255)) == 0
 
 
+def test_psnr_of_rgba_is_that_of_its_composites():
+  reference, decoded = _pair(20, 30, 4)
+  errors = [_on(level, reference) - _on(level, decoded) for level in (0, 255)]
+  expected = 10 * math.log10(255**2 / np.mean(np.square(errors)))
+  assert metrics.psnr(reference, decoded) == pytest.approx(expected, abs=1e-9)
+
+
+def test_colours_that_cannot_be_seen_do_not_count():
+  reference, decoded = _pair(20, 30, 4)
+  decoded[:10] = reference[:10]
+  reference[10:, :, 3] = decoded[10:, :, 3] = 0
+  assert metrics.psnr(reference, decoded) == math.inf
+  assert similarity.ssim(reference, decoded) == pytest.approx(1, abs=1e-6)
+  assert similarity.ms_ssim(reference, decoded) == pytest.approx(1, abs=1e-6)
+  # An error of alpha alone is seen, on white under black and on black under white.
+  black = np.zeros((4, 4, 4), np.uint8)
+  assert metrics.psnr(black, black + np.uint8([0, 0, 0, 51])) == pytest.approx(
+    10 * math.log10(2 * 25)
+  )
+
+
 @pytest.mark.parametrize('channels', [1, 3, 4])
 def test_ssim_matches_scikit_image(channels):
   reference, decoded = _pair(61, 83, channels)
+  shown = [reference, decoded]
+  if channels == 4:
+    shown = [np.concatenate([_on(0, image), _on(255, image)], -1) for image in shown]
   expected = structural_similarity(
-    reference,
-    decoded,
+    *shown,
     gaussian_weights=True,
     sigma=1.5,
     use_sample_covariance=False,
@@ -94,7 +123,10 @@ def _ms_ssim_in_numpy(reference, decoded, scales):
 )
 def test_ms_ssim_matches_numpy(height, width, channels, scales):
   reference, decoded = _pair(height, width, channels, noise=25)
-  expected = _ms_ssim_in_numpy(reference, decoded, scales)
+  shown = [reference, decoded]
+  if channels == 4:
+    shown = [np.concatenate([_on(0, image), _on(255, image)], -1) for image in shown]
+  expected = _ms_ssim_in_numpy(*shown, scales)
   assert 0.1 < expected < 0.98
   assert similarity.ms_ssim(reference, decoded) == pytest.approx(expected, abs=1e-4)
 

@@ -37,13 +37,12 @@ class Codec(NamedTuple):
 
 
 # JPEG is optimized, progressive and 4:2:0, and WebP is always 4:2:0. AVIF is better in 4:4:4, and
-# JPEG 2000 is far better with its colour transform (mct). `exact` keeps the colour of transparent
-# pixels, which the metrics count.
+# JPEG 2000 is far better with its colour transform (mct).
 CODECS = {
   'JPEG': Codec(
     'JPEG', {'optimize': True, 'progressive': True}, 65500, alpha=False, all_qualities=range(1, 96)
   ),
-  'WebP': Codec('WEBP', {'method': 6, 'exact': True}, 16383, ('RGB', 'RGBA')),
+  'WebP': Codec('WEBP', {'method': 6}, 16383, ('RGB', 'RGBA')),
   'AVIF': Codec('AVIF', {'speed': 4, 'subsampling': '4:4:4'}, 16384, ('RGB', 'RGBA')),
   'JPEG 2000': Codec(
     'JPEG2000',

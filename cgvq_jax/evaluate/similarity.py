@@ -1,4 +1,4 @@
-"""Structural similarity of decoded 8-bit images."""
+"""Structural similarity of decoded 8-bit images; of RGBA, of its composites on black and white."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cgvq_jax.metrics import checked
+from cgvq_jax.metrics import seen
 
 if TYPE_CHECKING:
   from jaxtyping import Array, Float, UInt8
@@ -30,7 +30,7 @@ def ssim(reference: UInt8[np.ndarray, 'H W C'], decoded: UInt8[np.ndarray, 'H W 
   Raises:
     ValueError: as `metrics.psnr`.
   """
-  reference, decoded = checked(reference, decoded)
+  reference, decoded = seen(reference, decoded)
   return float(_ssim(reference, decoded, window=_window(reference)))
 
 
@@ -46,7 +46,7 @@ def ms_ssim(reference: UInt8[np.ndarray, 'H W C'], decoded: UInt8[np.ndarray, 'H
   Raises:
     ValueError: as `metrics.psnr`.
   """
-  reference, decoded = checked(reference, decoded)
+  reference, decoded = seen(reference, decoded)
   side, scales = min(reference.shape[:2]), 1
   while scales < len(_SCALE_WEIGHTS) and (side := -(-side // 2)) >= _WINDOW:
     scales += 1
