@@ -63,6 +63,29 @@ def box_averaged(image, factor):
 # --- a file and back ---
 
 
+def test_what_is_fitted_has_no_hidden_colours():
+  class Fitted(Exception):
+    pass
+
+  class Watching:
+    def check(self, channels):
+      assert channels == 4
+
+    def stages(self, target, settings):
+      raise Fitted(np.asarray(target))
+
+  image = np.random.default_rng(0).random((8, 9, 4), np.float32)
+  image[..., 3] = image[..., 3] > 0.5
+  seen = image[..., 3] == 1
+  image[seen, :3] = 0.25, 0.5, 0.75
+  with pytest.raises(Fitted) as raised:
+    cg.encode(image, Watching(), SETTINGS)
+  (target,) = raised.value.args
+  np.testing.assert_array_equal(target[seen], image[seen])
+  np.testing.assert_array_equal(target[..., 3], image[..., 3])
+  np.testing.assert_allclose(target[..., :3], np.full((8, 9, 3), (0.25, 0.5, 0.75)), atol=1e-6)
+
+
 def test_decoded_image_is_the_one_that_the_encoder_measured(encoded, decoded):
   _, seen = encoded
   best = float(seen[-1][1].memory.psnr)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
   from jaxtyping import Float, UInt8
 
 MAX_PIXELS = 8192 * 8192  # 67 MP: a whole camera sensor, and three quarters of Pillow's own limit
-_MAX_PIPE = 9 * MAX_PIXELS  # bytes: that many pixels of four 16-bit samples, and metadata
+_MAX_BYTES = 9 * MAX_PIXELS  # that many pixels of four 16-bit samples, and metadata
 
 _ORIENTATION = 0x0112  # the tag of EXIF, and how its values bring a picture upright
 _UPRIGHT = {
@@ -139,9 +139,9 @@ def _open(path: Path) -> BinaryIO:
     got = 'a folder' if stat.S_ISDIR(kind) else 'a socket' if stat.S_ISSOCK(kind) else 'a device'
     raise ImageError(f'{path}: wanted an image file, got {got}')
   with path.open('rb') as pipe:
-    data = pipe.read(_MAX_PIPE + 1)
-  if len(data) > _MAX_PIPE:
-    raise ImageError(f'{path}: wanted an image, got a pipe of more than {_MAX_PIPE} bytes')
+    data = pipe.read(_MAX_BYTES + 1)
+  if len(data) > _MAX_BYTES:
+    raise ImageError(f'{path}: wanted an image, got a pipe of more than {_MAX_BYTES} bytes')
   return io.BytesIO(data)
 
 
@@ -151,7 +151,7 @@ def _read(path: Path, file: BinaryIO) -> LoadedImage:
   file.seek(0)
   if not start:
     raise ImageError(f'{path}: wanted an image file, got an empty file')
-  chunks = png.read(file.read()) if start == png.SIGNATURE else None
+  chunks = png.read(file.read(_MAX_BYTES)) if start == png.SIGNATURE else None
   image, notes = _identify(file, chunks)
   with image:
     width, height = image.size
@@ -163,7 +163,7 @@ def _read(path: Path, file: BinaryIO) -> LoadedImage:
     stated = _png_colours(chunks) if chunks else None
     if image.format == 'AVIF':
       file.seek(0)
-      properties = metadata.avif_properties(file.read())
+      properties = metadata.avif_properties(file.read(_MAX_BYTES))
       if properties.bits > 8:
         notes.append(f'{properties.bits}-bit colour reduced to 8 bits')
       stated = color.from_codes('nclx', *properties.codes) if properties.codes else None
@@ -199,7 +199,7 @@ def _identify(file: BinaryIO, chunks: png.Png | None) -> tuple[Image.Image, list
     return Image.open(file), []
   except Exception:
     file.seek(0)
-    stripped = metadata.without(file.read())
+    stripped = metadata.without(file.read(_MAX_BYTES))
     if stripped is None:
       raise
     data, info = stripped

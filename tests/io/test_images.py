@@ -312,7 +312,7 @@ def test_load_reads_a_pipe(tmp_path):
 
 @pytest.mark.parametrize(('data', 'got'), [(b'', 'an empty file'), (bytes(999), 'more than 500')])
 def test_load_refuses_a_pipe_of_nothing_and_of_too_much(tmp_path, monkeypatch, data, got):
-  monkeypatch.setattr(images, '_MAX_PIPE', 500)
+  monkeypatch.setattr(images, '_MAX_BYTES', 500)
   pipe = tmp_path / 'pipe'
   with (
     _pipe(pipe, lambda: pipe.write_bytes(data)),
