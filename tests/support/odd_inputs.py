@@ -85,7 +85,7 @@ def rows() -> list[Row]:
     _loaded('hidden_clean.png', {(0, 0): (255, 0, 0, 0), (32, 32): (255, 0, 0, 255)}, 0, ()),
     Row('fill', 'hidden_noise.png', 'red everywhere, as is seen', _filled_with_red),
     _encoded('plain32.png', 45, 200, '--preset', 'fast'),
-    _encoded('rgba32.png', 35, 400, '--preset', 'fast'),
+    _encoded('rgba32.png', 44, 200, '--preset', 'fast'),
     _encoded('hidden_clean.png', 45, 300, '--preset', 'fast'),
     _encoded('hidden_noise.png', 45, 300, '--preset', 'fast'),
     _encoded('tiny2x2.png', 51, None, '--quality', '100'),
