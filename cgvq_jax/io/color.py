@@ -126,9 +126,11 @@ def to_srgb(image: Image.Image, stated: Stated) -> Image.Image:
     if image.mode == 'RGB' and space == 'GRAY' and red == green == blue:
       gray = _gray_to_srgb(red, profile, space)
       return image if gray is red else Image.merge('RGB', (gray,) * 3)
-  # littleCMS and Pillow raise OSError, PyCMSError and, without littleCMS, ImportError.
+  except ProfileError:
+    raise
+  # OSError, PyCMSError and ValueError have been seen, and ImportError without littleCMS.
   except Exception as error:
-    raise error if isinstance(error, ProfileError) else ProfileError(str(error)) from error
+    raise ProfileError(str(error)) from error
   raise ProfileError(f'it is of {space}, the picture of {image.mode}')
 
 

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 SIGNATURE = b'\x89PNG\r\n\x1a\n'
 
-_CRITICAL = (b'IHDR', b'PLTE', b'IDAT', b'IEND')
 _TEXTS = (b'tEXt', b'zTXt', b'iTXt')
 _MAX_TEXT = 1 << 24  # bytes of an uncompressed profile, EXIF or XMP block
 
@@ -49,17 +48,20 @@ def read(data: bytes) -> Png:
   """Takes a file apart that starts with `SIGNATURE`; its pixels are not decoded.
 
   Raises:
-    DamagedChunk: the checksum of IHDR, PLTE, IDAT or IEND does not match.
+    DamagedChunk: the checksum of IHDR, IDAT or a palette that is used does not match.
   """
   chunks = list(_chunks(data))
   names = [chunk.name for chunk in chunks]
   start = names.index(b'IDAT') if b'IDAT' in names else len(names)
   damaged = [chunk for chunk in chunks if not chunk.intact]
-  for chunk in damaged:
-    if chunk.name in _CRITICAL and chunk.complete:
-      raise DamagedChunk(f'damaged {chunk.name.decode()} chunk')
-  ignored = [chunk.name.decode() for chunk in damaged if chunk.name not in _CRITICAL]
   blocks = {chunk.name: chunk.body for chunk in reversed(chunks) if chunk.intact}
+  header = blocks.get(b'IHDR', b'')
+  # A palette in a picture without one is a hint, and Pillow does not look into IEND.
+  needed = (b'IHDR', b'IDAT', b'PLTE') if header[9:10] == b'\3' else (b'IHDR', b'IDAT')
+  for chunk in damaged:
+    if chunk.name in needed and chunk.complete:
+      raise DamagedChunk(f'damaged {chunk.name.decode()} chunk')
+  ignored = [chunk.name.decode() for chunk in damaged if chunk.name not in needed]
 
   def parsed(name: bytes, parse):
     """What `parse` makes of the first such chunk; None where there is none or it is not one."""
@@ -69,11 +71,10 @@ def read(data: bytes) -> Png:
       ignored.append(name.decode())
       return None
 
-  header = blocks.get(b'IHDR', b'')
   transparency = parsed(b'tRNS', lambda body: _transparency(header, body))
-  kept = [chunk.raw for chunk in chunks[:start] if chunk.name in _CRITICAL]
+  kept = [chunk.raw for chunk in chunks[:start] if chunk.name in needed]
   kept += [_chunk(b'tRNS', transparency)] if transparency else []
-  kept += [chunk.raw for chunk in chunks[start:] if chunk.name in _CRITICAL]
+  kept += [chunk.raw for chunk in chunks[start:] if chunk.name in (b'IDAT', b'IEND')]
   metadata = {}
   for chunk in chunks:
     if chunk.intact and chunk.name in _TEXTS:

@@ -299,9 +299,10 @@ def test_built_profiles_are_what_littlecms_reads():
 
 def test_unspecified_code_points_are_those_of_srgb():
   assert color.from_codes('nclx', 2, 2) is None and color.from_gamma(None, None) is None
-  (half,) = (color.from_codes('nclx', *codes) for codes in [(2, 13)])
   image = Image.fromarray(COLOURS)
-  assert half is not None and color.to_srgb(image, half) is image
+  for codes in (2, 13), (1, 2):
+    stated = color.from_codes('nclx', *codes)
+    assert stated is not None and color.to_srgb(image, stated) is image
 
 
 def _avif(tmp_path, primaries, transfer):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 from png_files import chunk, png_file
 
 from cgvq_jax.io import images, png
@@ -51,14 +53,31 @@ def test_text_and_private_chunks_are_passed_over(tmp_path, bad):
   assert loaded.notes == ()
 
 
-@pytest.mark.parametrize('name', [b'IHDR', b'IDAT', b'IEND'])
-def test_a_damaged_critical_chunk_is_an_error(tmp_path, name):
-  data = bytearray(png_file(np.zeros((2, 2, 3), np.uint8)))
+def _damaged(data, name):
+  """The file with another checksum of the first chunk of this name."""
   place = data.index(name)
-  size = struct.unpack_from('>I', data, place - 4)[0]
-  data[place + 4 + size] ^= 1
+  end = place + 4 + struct.unpack_from('>I', data, place - 4)[0]
+  return data[:end] + bytes([data[end] ^ 1]) + data[end + 1 :]
+
+
+def _with_palette(mode):
+  buffer = io.BytesIO()
+  Image.new('RGB', (2, 2), (9, 20, 31)).convert(mode).save(buffer, 'PNG')
+  data = buffer.getvalue()
+  return data if mode == 'P' else data[:33] + chunk(b'PLTE', bytes(6)) + data[33:]
+
+
+@pytest.mark.parametrize('name', [b'IHDR', b'IDAT', b'PLTE'])
+def test_a_damaged_critical_chunk_is_an_error(tmp_path, name):
   with pytest.raises(images.ImageError, match=rf'damaged {name.decode()} chunk'):
-    _load(tmp_path, bytes(data))
+    _load(tmp_path, _damaged(_with_palette('P'), name))
+
+
+@pytest.mark.parametrize('name', [b'PLTE', b'IEND'])
+def test_a_damaged_chunk_that_the_pixels_do_not_need_is_ignored(tmp_path, name):
+  loaded = _load(tmp_path, _damaged(_with_palette('RGB'), name))
+  np.testing.assert_array_equal(images.to_bytes8(loaded.pixels[0, 0]), [9, 20, 31])
+  assert loaded.notes == (f'damaged {name.decode()} chunk ignored',)
 
 
 HEX = b'\nexif\n      26\n' + EXIF.hex().encode()
