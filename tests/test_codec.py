@@ -68,6 +68,8 @@ def test_what_is_fitted_has_no_hidden_colours():
     pass
 
   class Watching:
+    name = 'watching'
+
     def check(self, channels):
       assert channels == 4
 
