@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-from PIL import Image
 
 from cgvq_jax import __version__, codec, extensions, rate_control
 from cgvq_jax.bitstream import container, ordering
 from cgvq_jax.evaluate import baselines
 from cgvq_jax.evaluate.timer import Stopwatch
 from cgvq_jax.fit.settings import PRESETS, FitSettings
-from cgvq_jax.io import datasets, images
+from cgvq_jax.io import datasets, files, images
 from cgvq_jax.rasterize import renderers
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def _encode(arguments: argparse.Namespace) -> None:
 
   devices.use_all()
   _check_place(arguments.output)
-  if arguments.output.suffix.lower() != _EXTENSION:
+  if arguments.output.suffix.lower() != _EXTENSION and not files.is_special(arguments.output):
     raise UsageError(f'{arguments.output}: wanted a name that ends in {_EXTENSION}')
   _method(arguments, 3, arguments.quality)  # a wrong option is refused before any work
   say = _silent if arguments.quiet else print
@@ -277,7 +276,7 @@ def _naming(path: Path) -> Iterator[None]:
   """Puts the file's name before an error in what it holds."""
   try:
     yield
-  except UsageError:
+  except (UsageError, images.ImageError):
     raise
   except ValueError as error:
     raise UsageError(f'{path}: {error}') from error
@@ -285,19 +284,23 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _check_place(path: Path) -> None:
   """Before the work: that a file can be written there."""
-  if path.is_dir():
+  try:
+    target = files.target_of(path)
+  except OSError as error:  # too long a name, links in a circle
+    raise UsageError(f'{path}: wanted a name for a file, got: {error.strerror}') from error
+  if target.is_dir():
     raise UsageError(f'{path}: wanted a name for a file, got a folder')
-  if not path.parent.is_dir():
-    raise UsageError(f'{path}: wanted a folder that exists, got {path.parent}')
-  if not os.access(path.parent, os.W_OK):
-    raise UsageError(f'{path}: wanted a folder that can be written, got {path.parent}')
+  if files.is_special(path):
+    return
+  if not target.parent.is_dir():
+    raise UsageError(f'{path}: wanted a folder that exists, got {target.parent}')
+  if not os.access(target.parent, os.W_OK):
+    raise UsageError(f'{path}: wanted a folder that can be written, got {target.parent}')
 
 
 def _check_format(path: Path, channels: int) -> None:
   """Before the work: that Pillow writes such files, by writing one pixel."""
-  file_format = Image.registered_extensions().get(path.suffix.lower())
-  if file_format not in Image.SAVE:
-    raise UsageError(f'{path}: wanted a name that ends in .png, .jpg, .webp or so')
+  file_format = images.format_of(path)
   try:
     pixel = images.to_picture(np.zeros((1, 1, channels), np.uint8))
     pixel.save(io.BytesIO(), file_format)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from types import SimpleNamespace
 
@@ -30,6 +32,8 @@ def folder(tmp_path_factory):
     image.resize((80, 96)).save(folder / 'large.png')
     image.convert('P', palette=Image.Palette.ADAPTIVE).save(folder / 'photo.png')
   (folder / 'text.txt').write_text('neither an image nor a file of ours')
+  (folder / 'circle.cgvq').symlink_to('circle.cgvq')
+  (folder / 'astray.cgvq').symlink_to('missing/x.cgvq')
   return folder
 
 
@@ -66,6 +70,18 @@ def test_decode_in_a_new_process(encoded, tmp_path):
   got = images.to_bytes8(images.load(tmp_path / 'large.png').pixels)
   assert got.shape == (72, 60, 3)
   np.testing.assert_array_equal(got, wanted)
+
+
+def test_a_picture_goes_where_its_name_leads(encoded, tmp_path):
+  file, _ = encoded
+  link, long, whole = (tmp_path / name for name in ('link.png', 251 * 'n' + '.png', 'whole.png'))
+  link.symlink_to(long.name)
+  with (tmp_path / 'stdout').open('wb') as out:
+    command = [sys.executable, '-m', 'cgvq_jax', 'decode', file, '/dev/stdout']
+    subprocess.run(command, stdout=out, check=True)
+  for path in (link, whole):
+    assert cli.main(['decode', str(file), str(path)]) == 0
+  assert link.is_symlink() and len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
 def test_info(encoded, capsys):
@@ -188,6 +204,9 @@ def test_a_target_by_the_command_is_the_file_of_its_quality(folder, tmp_path, ca
     ('encode photo.png x.png', 'x.png: wanted a name that ends in .cgvq'),
     ('encode photo.png nowhere/x.cgvq', 'x.cgvq: wanted a folder that exists, got'),
     ('encode photo.png .', 'wanted a name for a file, got a folder'),
+    (f'encode photo.png {300 * "n"}.cgvq', 'wanted a name for a file, got: File name too long'),
+    ('encode photo.png circle.cgvq', 'circle.cgvq: wanted a name for a file, got: Too many levels'),
+    ('encode photo.png astray.cgvq', 'astray.cgvq: wanted a folder that exists, got'),
     ('encode colour.png x.cgvq --num_gaussians 9999999', '--num_gaussians: wanted 1 to'),
     ('encode colour.png x.cgvq --method gi --num_clusters 99', 'num_clusters: wanted 1 to 64, got'),
     ('encode colour.png x.cgvq --num_clusters 9', '--num_clusters: wanted a method that has it'),
@@ -210,7 +229,8 @@ def test_a_target_by_the_command_is_the_file_of_its_quality(folder, tmp_path, ca
     ('encode photo.png', 'required: OUT'),
     ('decode missing.cgvq x.png', 'missing.cgvq: wanted a file, got No such file'),
     ('decode photo.png x.png', 'photo.png: not a .cgvq file: wanted one'),
-    ('decode photo.cgvq x.xyz', 'x.xyz: wanted a name that ends in .png'),
+    ('decode photo.cgvq x.xyz', 'cgvq: x.xyz: wanted a name that ends in .png'),
+    (f'decode photo.cgvq {300 * "n"}.png', 'wanted a name for a file, got: File name too long'),
     ('decode photo.cgvq nowhere/x.png', 'x.png: wanted a folder that exists, got'),
     ('decode photo.cgvq x.png --scale 1e6', 'cgvq: --scale: wanted sides of 1 to'),
     ('decode photo.cgvq x.png --scale nan', '--scale: wanted a number above 0, got nan'),

@@ -3,25 +3,85 @@
 from __future__ import annotations
 
 import os
+import stat
+import sys
 from pathlib import Path
+
+
+def target_of(path: str | os.PathLike[str]) -> Path:
+  """The file that a path names, or that a symbolic link leads to in the end; it need not exist.
+
+  Raises:
+    OSError: the links go round in a circle, a name is too long, or a folder cannot be searched.
+  """
+  _status(path)
+  return Path(os.path.realpath(path) if os.path.islink(path) else path)
+
+
+def is_special(path: str | os.PathLike[str]) -> bool:
+  """Whether there is something that is neither a file nor a folder, such as /dev/null or a pipe.
+
+  This process's standard output is one too, even where it goes to a file.
+  """
+  try:
+    mode = os.stat(path).st_mode
+  except OSError:
+    return False
+  return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or is_stdout(path)
+
+
+def is_stdout(path: str | os.PathLike[str]) -> bool:
+  """Whether a path is this process's standard output, as /dev/stdout is."""
+  try:
+    return os.path.samestat(os.stat(path), os.fstat(1))
+  except OSError:  # there is no such file, or the output is closed
+    return False
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
   """Writes a file that appears whole or not at all, whenever the process or the machine stops.
 
   The data goes to a temporary name in the same folder, because only within one file system a
-  rename replaces the old file in one step, and to the disk before the rename.
+  rename replaces the old file in one step, and to the disk before the rename. Symbolic links are
+  followed, and a file that is replaced keeps its mode. What `is_special` is written into as it is.
 
   Raises:
     OSError: the folder does not exist, or the file cannot be written.
   """
-  path = Path(path)
-  temporary = path.parent / f'.{os.urandom(8).hex()}.tmp'
+  if is_special(path):
+    _write_into(path, data)
+    return
+  target = target_of(path)
+  old = _status(target)
+  temporary = target.parent / f'.{os.urandom(8).hex()}.tmp'
+  # Nobody may read the new file who may not read the old one, not even before the rename.
+  descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if old else 0o666)
   try:
-    with temporary.open('xb') as file:
+    with open(descriptor, 'wb') as file:
       file.write(data)
       file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
+      if old:
+        os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+      os.fsync(descriptor)
+    os.replace(temporary, target)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def _write_into(path: str | os.PathLike[str], data: bytes) -> None:
+  if is_stdout(path):
+    sys.stdout.flush()
+    # Opened by its name, a file that it goes to would be written from its start.
+    with open(1, 'wb', closefd=False) as file:
+      file.write(data)
+    return
+  with open(path, 'wb') as file:
+    file.write(data)
+
+
+def _status(path: str | os.PathLike[str]) -> os.stat_result | None:
+  """Of what a path leads to; None where there is nothing yet."""
+  try:
+    return os.stat(path)
+  except FileNotFoundError:
+    return None

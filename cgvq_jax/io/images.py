@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from cgvq_jax.io import color, metadata, png
-from cgvq_jax.io.files import write_atomically
+from cgvq_jax.io.files import is_special, write_atomically
 
 if TYPE_CHECKING:
   from jaxtyping import Float, UInt8
@@ -106,10 +106,7 @@ def save(path: str | os.PathLike[str], pixels: Float[np.ndarray, 'H W C']) -> No
       file cannot be written.
     ValueError: pixels are not [H, W, C] with C = 1, 3 or 4, or not what `to_bytes8` takes.
   """
-  path = Path(path)
-  file_format = Image.registered_extensions().get(path.suffix.lower())
-  if file_format not in Image.SAVE:
-    raise ImageError(f'{path}: wanted an extension such as .png, .jpg, .webp, got {path.suffix!r}')
+  path, file_format = Path(path), format_of(path)
   values = to_bytes8(pixels)
   if values.ndim != 3 or values.shape[2] not in (1, 3, 4) or values.size == 0:
     raise ValueError(f'pixels: wanted [H, W, C] with C = 1, 3 or 4, got shape {values.shape}')
@@ -120,6 +117,24 @@ def save(path: str | os.PathLike[str], pixels: Float[np.ndarray, 'H W C']) -> No
   except (OSError, ValueError) as error:
     shape = 'x'.join(map(str, values.shape))
     raise ImageError(f'{path}: wanted to write {shape} pixels, got: {error}') from error
+
+
+def format_of(path: str | os.PathLike[str]) -> str:
+  """Pillow's name for the format that `save` writes: the extension's, and PNG for what is no file
+  and has no extension, such as /dev/stdout.
+
+  Raises:
+    ImageError: Pillow writes no such extension.
+  """
+  extension = Path(path).suffix.lower()
+  if not extension and is_special(path):
+    return 'PNG'
+  file_format = Image.registered_extensions().get(extension)
+  if file_format not in Image.SAVE:
+    raise ImageError(
+      f'{path}: wanted a name that ends in .png, .jpg, .webp or so, got {extension!r}'
+    )
+  return file_format
 
 
 def to_picture(values: UInt8[np.ndarray, 'H W C']) -> Image.Image:

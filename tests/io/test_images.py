@@ -421,7 +421,7 @@ def test_save_follows_the_extension(tmp_path):
 
 @pytest.mark.parametrize('name', ['a', 'a.xyz', 'a.psd'])
 def test_save_refuses_unknown_extension(tmp_path, name):
-  with pytest.raises(images.ImageError, match='wanted an extension such as'):
+  with pytest.raises(images.ImageError, match='wanted a name that ends in'):
     images.save(tmp_path / name, np.zeros((4, 4, 3), np.float32))
   assert list(tmp_path.iterdir()) == []
 
