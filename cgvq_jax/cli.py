@@ -8,8 +8,9 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from cgvq_jax import __version__, codec, extensions, rate_control
 from cgvq_jax.bitstream import container, ordering
+from cgvq_jax.console import INTERRUPTED, say
 from cgvq_jax.evaluate import baselines
 from cgvq_jax.evaluate.timer import Stopwatch
 from cgvq_jax.fit.settings import PRESETS, FitSettings
@@ -68,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   except extensions.ExtensionError as error:
     return _failed(error, 2)
   except KeyboardInterrupt:
-    return _failed('stopped', 130)
+    return _failed('stopped', INTERRUPTED)
   except (RuntimeError, OSError, MemoryError) as error:  # FitError and XLA's are RuntimeErrors
     return _failed(error, 1)
 
@@ -82,7 +84,7 @@ def _encode(arguments: argparse.Namespace) -> None:
   if arguments.output.suffix.lower() != _EXTENSION and not files.is_special(arguments.output):
     raise UsageError(f'{arguments.output}: wanted a name that ends in {_EXTENSION}')
   _method(arguments, 3, arguments.quality)  # a wrong option is refused before any work
-  say = _silent if arguments.quiet else print
+  say = _silent if arguments.quiet else _speaker(arguments.output)
   loaded = images.load(arguments.input)
   for note in loaded.notes:
     say(f'{arguments.input}: {note}')
@@ -204,9 +206,10 @@ def _decode(arguments: argparse.Namespace) -> None:
   with _naming(arguments.input):
     pixels = codec.render(decoded, arguments.scale, _renderer(arguments, decoded))
   try:
-    images.save(arguments.output, pixels)
+    notes = images.save(arguments.output, pixels)
   except images.ImageError as error:  # its format was tried: the disk, or a limit on sides
     raise OSError(str(error)) from error
+  _say_notes(arguments.output, notes)
 
 
 def _renderer(arguments: argparse.Namespace, decoded: codec.Decoded) -> str:
@@ -226,17 +229,17 @@ def _info(arguments: argparse.Namespace) -> None:
   with _naming(arguments.input):
     about = container.describe(data)
   if arguments.json:
-    print(json.dumps(about, indent=1))
+    say(json.dumps(about, indent=1))
     return
-  print(f'{arguments.input}: version {about["version"]}, method {about["method"]}')
-  print(f'image         {about["width"]} x {about["height"]} px, {about["channels"]} channels')
-  print(f'N             {about["num_gaussians"]} Gaussians')
+  say(f'{arguments.input}: version {about["version"]}, method {about["method"]}')
+  say(f'image         {about["width"]} x {about["height"]} px, {about["channels"]} channels')
+  say(f'N             {about["num_gaussians"]} Gaussians')
   if about.get('num_clusters'):  # which a registered format need not have
-    print(f'K             {about["num_clusters"]} clusters')
-    print(f'order         {about.get("order", "-")}')
-  print(f'size          {about["bytes"]} bytes, {about["bpp"]:.4f} bpp')
+    say(f'K             {about["num_clusters"]} clusters')
+    say(f'order         {about.get("order", "-")}')
+  say(f'size          {about["bytes"]} bytes, {about["bpp"]:.4f} bpp')
   for name, size in about['sections'].items():
-    print(f'  {name:<15} {size:>9} bytes {100 * size / about["bytes"]:5.1f} %')
+    say(f'  {name:<15} {size:>9} bytes {100 * size / about["bytes"]:5.1f} %')
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -255,20 +258,31 @@ def _compare(arguments: argparse.Namespace) -> None:
   for path, data in given:
     with _naming(path):
       compared.append(compare.compare(original, str(path), data, arguments.compare_with))
-  print(compare.table(original, compared, arguments.encode_seconds))
+  say(compare.table(original, compared, arguments.encode_seconds))
   if arguments.picture:
     compare.save_side_by_side(original, compared[0], arguments.picture)
-    print(f'{arguments.picture}: original, decoded, error, Gaussians')
+    say(f'{arguments.picture}: original, decoded, error, Gaussians')
   if arguments.tiles:
     compare.save_worst_tiles(original, compared[0], arguments.tiles)
-    print(f'{arguments.tiles}: the worst tiles')
+    say(f'{arguments.tiles}: the worst tiles')
 
 
 def _sample(arguments: argparse.Namespace) -> None:
   """The sample photograph -> an image at OUT."""
   _check_place(arguments.output)
   _check_format(arguments.output, 3)
-  images.save(arguments.output, datasets.sample_photograph())
+  _say_notes(arguments.output, images.save(arguments.output, datasets.sample_photograph()))
+
+
+def _speaker(output: Path) -> Callable[[str], None]:
+  """Prints lines, on stderr where the standard output is what the command writes."""
+  return partial(say, file=sys.stderr) if files.is_stdout(output) else say
+
+
+def _say_notes(output: Path, notes: Iterable[str]) -> None:
+  say = _speaker(output)
+  for note in notes:
+    say(f'{output}: {note}')
 
 
 @contextmanager
@@ -501,5 +515,5 @@ def _silent(line: str) -> None:
 
 def _failed(error: object, code: int) -> int:
   text = str(error).strip() or type(error).__name__
-  print(f'cgvq: {text.splitlines()[0]}', file=sys.stderr)
+  say(f'cgvq: {text.splitlines()[0]}', sys.stderr)
   return code

@@ -31,12 +31,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from cgvq_jax.console import INTERRUPTED, say, stops_quietly
 
-from cgvq_jax import devices, extensions
-from cgvq_jax.io import images
-from cgvq_jax.jobs import config, fit_study, rate_distortion
+with stops_quietly():
+  from absl import app, flags, logging
+  from ml_collections import config_flags
+
+  from cgvq_jax import devices, extensions
+  from cgvq_jax.io import images
+  from cgvq_jax.jobs import config, fit_study, rate_distortion
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'The config file, such as configs/kodak.py.'
@@ -65,27 +68,27 @@ def main(argv: Sequence[str]) -> int:
       arguments = config.rate_distortion_arguments(_CONFIG.value)
     Path(_WORKDIR.value).mkdir(parents=True, exist_ok=True)
   except (config.ConfigError, extensions.ExtensionError, images.ImageError, OSError) as error:
-    print(_flag_error(error), file=sys.stderr)  # a missing config file is noticed here
+    say(_flag_error(error), sys.stderr)  # a missing config file is noticed here
     return 2
   try:
     run = fit_study.run if is_study else rate_distortion.run
     outcome = run(workdir=_WORKDIR.value, **arguments)
   except KeyboardInterrupt:
-    print('stopped; the same command continues from here', file=sys.stderr)
-    return 130
+    say('stopped; the same command continues from here', sys.stderr)
+    return INTERRUPTED
   except OSError as error:
-    print(f'{_WORKDIR.value}: {error}', file=sys.stderr)
+    say(f'{_WORKDIR.value}: {error}', sys.stderr)
     return 1
   what, page = ('fits', fit_study.REPORT) if is_study else ('files', 'report.md')
   if not outcome.made and not outcome.failures:
-    print(f'nothing to do: {outcome.unchanged} {what} are there and unchanged')
+    say(f'nothing to do: {outcome.unchanged} {what} are there and unchanged')
     return 0
-  print(
+  say(
     f'{outcome.made} {what} made, {outcome.unchanged} unchanged, {len(outcome.failures)} failures;'
     f' see {Path(_WORKDIR.value) / page}'
   )
   for failure in outcome.failures:
-    print(f'failed: {failure}', file=sys.stderr)
+    say(f'failed: {failure}', sys.stderr)
   return 1 if outcome.failures else 0
 
 
@@ -102,7 +105,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
   except SystemExit:  # --help, which absl ends with 1
     sys.exit(0)
   except Exception as error:  # absl's, ml_collections', and what a config file itself raises
-    print(f'{_flag_error(error)} (see --help)', file=sys.stderr)
+    say(f'{_flag_error(error)} (see --help)', sys.stderr)
     sys.exit(2)
   if flags.FLAGS['verbosity'].using_default_value:
     flags.FLAGS.verbosity = logging.WARNING  # orbax logs every step of a save

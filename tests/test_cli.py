@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -82,6 +84,45 @@ def test_a_picture_goes_where_its_name_leads(encoded, tmp_path):
   for path in (link, whole):
     assert cli.main(['decode', str(file), str(path)]) == 0
   assert link.is_symlink() and len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
+def test_what_the_format_of_a_picture_does_not_keep_is_said(tmp_path, capsys):
+  golden = Path(__file__).parent / 'golden' / 'v2_photo_alpha.cgvq'
+  for name, said in (('x.ppm', 'RGBA written as RGB, without alpha\n'), ('x.png', '')):
+    assert cli.main(['decode', str(golden), str(tmp_path / name)]) == 0
+    assert capsys.readouterr() == (said and f'{tmp_path / name}: {said}', '')
+
+
+def test_a_reader_who_leaves_stops_no_work(encoded, folder, tmp_path):
+  file, _ = encoded
+  script = (
+    'import sys\nfrom cgvq_jax import cli\n'
+    'data = open(sys.argv[1], "rb").read()\ncli.codec.encode = lambda *a, **k: data\n'
+    'sys.exit(cli.main(sys.argv[2:]))\n'
+  )
+  encode = ['encode', folder / 'photo.png', tmp_path / 'x.cgvq']
+  for command in (encode, ['info', file]):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+      [sys.executable, '-c', script, file, *command], stdout=writing, stderr=subprocess.PIPE
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b'')
+  assert (tmp_path / 'x.cgvq').read_bytes() == file.read_bytes()
+
+
+def test_any_name_is_printed(encoded, folder, tmp_path):
+  file, _ = encoded
+  name = os.fsdecode(b'caf\xe9 \xe6\x97\xa5.cgvq')
+  (tmp_path / name).write_bytes(file.read_bytes())
+  done = subprocess.run(
+    [sys.executable, '-m', 'cgvq_jax', 'info', tmp_path / name],
+    env={**os.environ, 'PYTHONIOENCODING': 'ascii'},
+    capture_output=True,
+  )
+  assert (done.returncode, done.stderr) == (0, b'')
+  assert rb'caf\udce9 \u65e5.cgvq: version 1' in done.stdout
 
 
 def test_info(encoded, capsys):

@@ -28,7 +28,7 @@ ROWS = (
   ('rasterize',),
   ('primitives',),
   ('io',),
-  ('alpha', 'metrics', 'rate_control', 'devices', 'extensions'),
+  ('alpha', 'metrics', 'rate_control', 'console', 'devices', 'extensions'),
 )
 MODULES = {
   'cgvq_jax.' + '.'.join(path.relative_to(PACKAGE).with_suffix('').parts): path

@@ -95,11 +95,12 @@ def to_bytes8(pixels: Float[np.ndarray, '*shape']) -> UInt8[np.ndarray, '*shape'
   return np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
 
 
-def save(path: str | os.PathLike[str], pixels: Float[np.ndarray, 'H W C']) -> None:
+def save(path: str | os.PathLike[str], pixels: Float[np.ndarray, 'H W C']) -> tuple[str, ...]:
   """Writes pixels, rounded by `to_bytes8`, in the format of the path's extension.
 
   Options are Pillow's defaults, so .png is lossless while .jpg and .webp are not. The file appears
-  whole or not at all.
+  whole or not at all. Returns a note on each thing that the format does not keep, such as 'RGBA
+  written as RGB, without alpha'.
 
   Raises:
     ImageError: Pillow writes no such extension, the format cannot hold these channels, or the
@@ -117,6 +118,7 @@ def save(path: str | os.PathLike[str], pixels: Float[np.ndarray, 'H W C']) -> No
   except (OSError, ValueError) as error:
     shape = 'x'.join(map(str, values.shape))
     raise ImageError(f'{path}: wanted to write {shape} pixels, got: {error}') from error
+  return _notes_on_written(values, buffer, file_format)
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
@@ -140,6 +142,27 @@ def format_of(path: str | os.PathLike[str]) -> str:
 def to_picture(values: UInt8[np.ndarray, 'H W C']) -> Image.Image:
   """8-bit pixels as a Pillow image of mode L, RGB or RGBA."""
   return Image.fromarray(values[..., 0] if values.shape[2] == 1 else values)
+
+
+def _notes_on_written(
+  values: UInt8[np.ndarray, 'H W C'], file: io.BytesIO, file_format: str
+) -> tuple[str, ...]:
+  """What a file did not keep, by what it reads back as; lossy coding is not meant."""
+  if file_format not in Image.OPEN:  # such as PDF
+    return ()
+  file.seek(0)
+  # Not by Image.open, which would refuse what it takes for a decompression bomb.
+  with Image.OPEN[file_format][0](file, '') as image:
+    size, mode, has_alpha = image.size, image.mode, image.has_transparency_data
+  height, width, channels = values.shape
+  notes = []
+  if size != (width, height):
+    notes.append(f'{width} x {height} px written as {size[0]} x {size[1]}')
+  if Image.getmodebands(mode) < channels:
+    kind = 'a palette' if mode == 'P' else mode
+    alpha = 'alpha as transparent or opaque' if has_alpha else 'without alpha'
+    notes.append(f'RGBA written as {kind}, {alpha}' if channels == 4 else f'RGB written as {kind}')
+  return tuple(notes)
 
 
 def _open(path: Path) -> BinaryIO:

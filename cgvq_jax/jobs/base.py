@@ -18,12 +18,14 @@ import numpy as np
 
 from cgvq_jax import devices
 from cgvq_jax.bitstream.container import ContainerError
+from cgvq_jax.console import say
 from cgvq_jax.fit.blocks import FitError
 from cgvq_jax.io import files, images
 
 if TYPE_CHECKING:
   from jaxtyping import Float, UInt8
 
+_MAX_NAME_BYTES = 250  # file systems take 255, and the longest extension, .cgvq, takes five
 _PACKAGE_PARENT = Path(__file__).parents[2]
 
 
@@ -32,6 +34,21 @@ class Source(NamedTuple):
 
   name: str
   load: Callable[[], images.LoadedImage]
+
+
+def name_in_results(stem: str) -> str:
+  """The name of an image in the results and of its files there: the stem of its own file.
+
+  Where that is not UTF-8, or too long for another extension, it is as much of it as can be kept and
+  eight digits of its SHA-256.
+  """
+  raw = os.fsencode(stem)
+  plain = raw.decode('utf-8', 'replace').replace('\ufffd', '_')
+  if plain == stem and len(raw) <= _MAX_NAME_BYTES:
+    return stem
+  digits = hashlib.sha256(raw).hexdigest()[:8]
+  start = plain.encode()[: _MAX_NAME_BYTES - len(digits) - 1].decode('utf-8', 'ignore')
+  return f'{start}-{digits}'
 
 
 class Outcome(NamedTuple):
@@ -62,7 +79,7 @@ def reported(name: str, failures: list[str]) -> Iterator[None]:
       traceback.print_exc()
     lines = str(error).strip().splitlines() or ['']
     failures.append(f'{name}: {type(error).__name__}: {lines[0]}')
-    print(f'failed: {failures[-1]}', file=sys.stderr, flush=True)
+    say(f'failed: {failures[-1]}', sys.stderr)
 
 
 def digest_of(pixels: Float[np.ndarray, 'H W C']) -> str:
@@ -103,6 +120,7 @@ def decode_in_new_process(file: Path) -> UInt8[np.ndarray, 'H W C']:
     env=environment,
     capture_output=True,
     text=True,
+    errors='replace',
   )
   if done.returncode:
     error = (done.stderr.strip().splitlines() or ['nothing on stderr'])[-1]

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from cgvq_jax.console import say
 from cgvq_jax.evaluate.timer import Stopwatch
 from cgvq_jax.fit.driver import Hooks
 from cgvq_jax.jobs.progress import Bars
@@ -141,7 +142,7 @@ class Checkpointer:
     try:
       saved = restore(folder, start, settings)
     except CheckpointError as error:
-      print(f'{error}: starts again', flush=True)
+      say(f'{error}: starts again')
       remove(folder)
       saved = None
     if saved is None:
@@ -149,7 +150,7 @@ class Checkpointer:
       return start
     self._seconds_before, self._stopwatch = saved.seconds, Stopwatch()
     if saved.step < stage.num_steps:
-      print(f'{self._title} {stage.name}: resumes at step {saved.step}', flush=True)
+      say(f'{self._title} {stage.name}: resumes at step {saved.step}')
     self._bars.begin(stage, saved.step)
     return saved.state
 

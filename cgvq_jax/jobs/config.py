@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from cgvq_jax import rate_control
@@ -19,7 +20,7 @@ from cgvq_jax.fit.api import REGISTRIES
 from cgvq_jax.fit.settings import PRESETS, FitSettings
 from cgvq_jax.io import datasets, images
 from cgvq_jax.jobs import fit_study, rate_distortion
-from cgvq_jax.jobs.base import Source
+from cgvq_jax.jobs.base import Source, name_in_results
 from cgvq_jax.methods.registry import METHODS
 
 _SAMPLE = 'sample'  # the name of the photograph that needs no download
@@ -130,7 +131,17 @@ def _sources(config: Any) -> list[Source]:
     return sample
   folder = datasets.find_dataset(_value(config, 'data.root') or None)
   paths = datasets.select(folder, names)
-  return [*sample, *(Source(path.stem, partial(images.load, path)) for path in paths)]
+  return [*sample, *map(_source, paths)]
+
+
+def _source(path: Path) -> Source:
+  name = name_in_results(path.stem)
+  return Source(name, partial(images.load if name == path.stem else _load_renamed, path))
+
+
+def _load_renamed(path: Path) -> images.LoadedImage:
+  pixels, notes = images.load(path)
+  return images.LoadedImage(pixels, (f'the name in the results of {path.name}', *notes))
 
 
 def _load_sample() -> images.LoadedImage:

@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cgvq_jax import devices, metrics
+from cgvq_jax.console import say
 from cgvq_jax.evaluate import plots
 from cgvq_jax.evaluate.tables import table
 from cgvq_jax.evaluate.timer import Stopwatch
@@ -128,7 +129,7 @@ def _fit(image: str, name: str, pixels: Float[np.ndarray, 'H W C'], fit: Fit) ->
   seconds = stopwatch.elapsed
   rendered = np.asarray(rasterize(gaussians, *pixels.shape[:2]))
   psnr = metrics.psnr(images.to_bytes8(pixels), images.to_bytes8(rendered))
-  print(f'{image} {name}: {psnr:.2f} dB, {seconds:.1f} s', flush=True)
+  say(f'{image} {name}: {psnr:.2f} dB, {seconds:.1f} s')
   return {
     'fit': name,
     'image': image,

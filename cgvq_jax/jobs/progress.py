@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from tqdm import tqdm
 
+from cgvq_jax.console import say
 from cgvq_jax.evaluate.timer import Stopwatch
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Bars:
         self.close()
     elif progress.step >= stage.num_steps and not self._quiet:
       done = f'{progress.step} steps, {progress.psnr:.2f} dB, {self._stopwatch.elapsed:.1f} s'
-      print(f'{self._title} {stage.name}: {done}', file=self._file, flush=True)
+      say(f'{self._title} {stage.name}: {done}', self._file)
 
   def close(self) -> None:
     """Ends the bar that is shown, which stays on the terminal as it is."""

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cgvq_jax import codec, devices, metrics
 from cgvq_jax.bitstream import container
+from cgvq_jax.console import say
 from cgvq_jax.evaluate import baselines, compare, report, similarity
 from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.io import images
@@ -142,7 +143,7 @@ def run(
     with reported(source.name, failures):
       image = source.load()
       for note in image.notes:
-        print(f'{source.name}: {note}', flush=True)
+        say(f'{source.name}: {note}')
       digest = base.digest_of(image.pixels)
       for name in baseline_codecs:
         baseline_rows = _with_baseline(
@@ -247,10 +248,9 @@ def _make(task: Task, pixels: Float[np.ndarray, 'H W C'], every: float) -> dict[
   record = {'settings': task.settings_of_file(), 'sha256': checksum, 'row': row}
   base.write_json(record_file, record)
   checkpoint.remove(task.locate('finetune').folder.parent)  # only the fit is of further use
-  print(
+  say(
     f'{task.title}: {row["bytes"]} bytes, {row["bpp"]:.4f} bpp, {row["psnr"]:.2f} dB, '
     f'MS-SSIM {row["ms_ssim"]:.4f}, {encode_seconds:.1f} s',
-    flush=True,
   )
   return record
 

@@ -419,6 +419,32 @@ def test_save_follows_the_extension(tmp_path):
     assert image.format == 'WEBP'
 
 
+@pytest.mark.parametrize(
+  ('name', 'channels', 'notes'),
+  [
+    ('a.ppm', 4, ['RGBA written as RGB, without alpha']),
+    ('a.bmp', 4, ['RGBA written as RGB, without alpha']),
+    ('a.gif', 4, ['RGBA written as a palette, alpha as transparent or opaque']),
+    ('a.gif', 3, ['RGB written as a palette']),
+    ('a.ico', 3, ['300 x 20 px written as 16 x 1']),
+    *[(name, channels, []) for name in ('a.bmp', 'a.pdf', 'a.webp') for channels in (1, 3)],
+    *[(name, 4, []) for name in ('a.png', 'a.tif', 'a.webp', 'a.avif')],
+  ],
+)
+def test_save_says_what_the_format_does_not_keep(tmp_path, name, channels, notes):
+  pixels = np.random.default_rng(0).random((20, 300, channels), np.float32)
+  pixels[:, :150, 3:] = 0
+  assert images.save(tmp_path / name, pixels) == tuple(notes)
+  if notes and 'without alpha' in notes[0]:
+    assert images.load(tmp_path / name).pixels.shape == (20, 300, 3)
+
+
+def test_notes_on_a_picture_that_pillow_takes_for_a_bomb(tmp_path, monkeypatch):
+  monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 4)
+  pixels = np.zeros((9, 9, 4), np.float32)
+  assert images.save(tmp_path / 'a.ppm', pixels) == ('RGBA written as RGB, without alpha',)
+
+
 @pytest.mark.parametrize('name', ['a', 'a.xyz', 'a.psd'])
 def test_save_refuses_unknown_extension(tmp_path, name):
   with pytest.raises(images.ImageError, match='wanted a name that ends in'):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -48,6 +49,20 @@ def test_a_digest_depends_on_shape_and_values():
   others = pixels.reshape(3, 2, 1), pixels + 1
   assert base.digest_of(pixels) == base.digest_of(pixels.copy())
   assert base.digest_of(pixels) not in map(base.digest_of, others)
+
+
+def test_a_plain_name_stays_in_the_results():
+  for stem in ('kodim01', '日本', 250 * 'n'):
+    assert base.name_in_results(stem) == stem
+
+
+def test_another_name_is_plain_short_and_unique():
+  stems = [os.fsdecode(b'caf\xe9'), os.fsdecode(b'caf\xea'), 251 * 'n', 251 * 'm', 125 * '日']
+  stems += [251 * 'n' + 'x']
+  names = [base.name_in_results(stem) for stem in stems]
+  assert len(set(names)) == len(names)
+  assert max(len(f'{name}.cgvq'.encode()) for name in names) <= 255
+  assert names[0].startswith('caf_-') and names[4].startswith(80 * '日' + '-')
 
 
 def test_a_file_that_cannot_be_decoded_is_reported_with_the_reason(tmp_path):
