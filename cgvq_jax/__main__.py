@@ -2,10 +2,18 @@
 
 import sys
 
-from cgvq_jax.console import stops_quietly
+from cgvq_jax.console import ends_on_interrupt
 
-with stops_quietly():
-  from cgvq_jax.cli import main
+
+def main() -> int:
+  """Runs the command of this process and returns its exit code."""
+  with ends_on_interrupt():
+    from cgvq_jax import cli
+    from cgvq_jax.io import files
+
+  with ends_on_interrupt(files.remove_unfinished):
+    return cli.main()
+
 
 if __name__ == '__main__':
   sys.exit(main())

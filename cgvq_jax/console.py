@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -43,15 +43,18 @@ def _drop_output(stream: TextIO) -> None:
 
 
 @contextmanager
-def stops_quietly() -> Iterator[None]:
-  """Ctrl-C ends the process at once with one line; for the time in which it loads its modules.
+def ends_on_interrupt(clean_up: Callable[[], None] = lambda: None) -> Iterator[None]:
+  """Ctrl-C ends the process at once, with one line, after `clean_up`.
 
-  An exception would not do: it may arise within a module that turns it into one of its own.
+  An exception would not do: a module that is being loaded turns it into one of its own, Python
+  drops it where JAX's callback of the garbage collector is running, and a process that ends while
+  XLA's threads work may crash.
   """
 
   def stop(signum: int, frame: Any) -> None:
     del signum, frame
-    os.write(2, b'stopped\n')
+    clean_up()
+    say('\nstopped' if os.isatty(2) else 'stopped', sys.stderr)  # below a bar that is shown
     os._exit(INTERRUPTED)
 
   before = signal.getsignal(signal.SIGINT)
@@ -63,3 +66,34 @@ def stops_quietly() -> Iterator[None]:
     yield
   finally:
     signal.signal(signal.SIGINT, before)
+
+
+_interrupted = False
+
+
+def raise_on_interrupt() -> None:
+  """Ctrl-C and SIGTERM raise KeyboardInterrupt from now on, for `check_interrupt` once more.
+
+  Python drops it where JAX's callback of the garbage collector is running, one time in ten or so.
+  """
+
+  def interrupt(signum: int, frame: Any) -> None:
+    global _interrupted
+    del signum, frame
+    _interrupted = True
+    raise KeyboardInterrupt
+
+  def report(dropped: Any) -> None:
+    if dropped.exc_type is not KeyboardInterrupt:
+      sys.__unraisablehook__(dropped)
+
+  sys.unraisablehook = report
+  signal.signal(signal.SIGTERM, interrupt)
+  if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is in the background
+    signal.signal(signal.SIGINT, interrupt)
+
+
+def check_interrupt() -> None:
+  """Raises the KeyboardInterrupt that there was, if Python dropped it; call it now and then."""
+  if _interrupted:
+    raise KeyboardInterrupt

@@ -24,16 +24,16 @@ Exit codes: 0 all done, 1 some image failed, 2 a bad command or config, 130 stop
 
 from __future__ import annotations
 
+import os
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
-from cgvq_jax.console import INTERRUPTED, say, stops_quietly
+from cgvq_jax.console import INTERRUPTED, ends_on_interrupt, raise_on_interrupt, say
 
-with stops_quietly():
+with ends_on_interrupt():
   from absl import app, flags, logging
   from ml_collections import config_flags
 
@@ -49,7 +49,7 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'The folder for results; made if
 
 def main(argv: Sequence[str]) -> int:
   """Runs the job of the flags; returns the exit code."""
-  signal.signal(signal.SIGTERM, _interrupt)
+  raise_on_interrupt()  # SIGTERM too, so that the state of the running stage is saved
   devices.use_all()
   try:
     if len(argv) > 1:
@@ -74,8 +74,7 @@ def main(argv: Sequence[str]) -> int:
     run = fit_study.run if is_study else rate_distortion.run
     outcome = run(workdir=_WORKDIR.value, **arguments)
   except KeyboardInterrupt:
-    say('stopped; the same command continues from here', sys.stderr)
-    return INTERRUPTED
+    _end('stopped; the same command continues from here')
   except OSError as error:
     say(f'{_WORKDIR.value}: {error}', sys.stderr)
     return 1
@@ -90,12 +89,6 @@ def main(argv: Sequence[str]) -> int:
   for failure in outcome.failures:
     say(f'failed: {failure}', sys.stderr)
   return 1 if outcome.failures else 0
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-  """SIGTERM stops a job as Ctrl-C does, so that the state of the running stage is saved."""
-  del signum, frame
-  raise KeyboardInterrupt
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -135,5 +128,14 @@ def _one_line(error: object) -> str:
   return ' '.join(str(error).split())
 
 
+def _end(message: str) -> NoReturn:
+  """Ends the process without Python's own end, which may crash while XLA's threads work."""
+  say(message, sys.stderr)
+  os._exit(INTERRUPTED)
+
+
 if __name__ == '__main__':
-  app.run(main, flags_parser=parse_flags)
+  try:
+    app.run(main, flags_parser=parse_flags)
+  except KeyboardInterrupt:
+    _end('stopped')

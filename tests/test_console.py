@@ -82,3 +82,37 @@ def test_ctrl_c_while_modules_load_is_one_line(module, tmp_path):
   process.send_signal(signal.SIGINT)
   assert process.communicate(timeout=30)[1] == 'stopped\n'
   assert process.returncode == 130
+
+
+def test_an_interrupt_that_python_drops_is_raised_again():
+  script = (
+    'import gc, os, signal, sys\nfrom cgvq_jax import console\n'
+    'console.raise_on_interrupt()\nconsole.check_interrupt()\n'
+    'gc.callbacks.append(lambda *_: os.kill(os.getpid(), signal.SIGINT))\n'
+    'gc.collect()\ngc.callbacks.clear()\n'
+    'try:\n  console.check_interrupt()\nexcept KeyboardInterrupt:\n  sys.exit(3)\n'
+  )
+  done = in_new_process(script)
+  assert (done.returncode, done.stderr) == (3, b'')
+
+
+def test_ctrl_c_ends_a_command_and_its_temporary_files(tmp_path):
+  script = (
+    'import os, sys, time\nfrom cgvq_jax import console\nfrom cgvq_jax.io import files\n'
+    'def wait(descriptor):\n  print("writing", flush=True)\n  time.sleep(60)\n'
+    'os.fsync = wait\n'
+    'with console.ends_on_interrupt(files.remove_unfinished):\n'
+    '  files.write_atomically(sys.argv[1], b"x")\n'
+  )
+  process = subprocess.Popen(
+    [sys.executable, '-c', script, tmp_path / 'x'],
+    env=ENVIRONMENT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout and process.stdout.readline() == 'writing\n'
+  assert len(list(tmp_path.iterdir())) == 1
+  process.send_signal(signal.SIGINT)
+  assert process.communicate(timeout=30)[1] == 'stopped\n'
+  assert process.returncode == 130 and list(tmp_path.iterdir()) == []

@@ -7,6 +7,8 @@ import stat
 import sys
 from pathlib import Path
 
+_unfinished: set[Path] = set()
+
 
 def target_of(path: str | os.PathLike[str]) -> Path:
   """The file that a path names, or that a symbolic link leads to in the end; it need not exist.
@@ -54,9 +56,11 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
   target = target_of(path)
   old = _status(target)
   temporary = target.parent / f'.{os.urandom(8).hex()}.tmp'
+  _unfinished.add(temporary)
   # Nobody may read the new file who may not read the old one, not even before the rename.
-  descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if old else 0o666)
+  flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
   try:
+    descriptor = os.open(temporary, flags, 0o600 if old else 0o666)
     with open(descriptor, 'wb') as file:
       file.write(data)
       file.flush()
@@ -65,6 +69,13 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
       os.fsync(descriptor)
     os.replace(temporary, target)
   finally:
+    temporary.unlink(missing_ok=True)
+    _unfinished.discard(temporary)
+
+
+def remove_unfinished() -> None:
+  """Removes the temporary files of writes that are under way, for a process that ends at once."""
+  for temporary in _unfinished:
     temporary.unlink(missing_ok=True)
 
 

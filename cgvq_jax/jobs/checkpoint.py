@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from cgvq_jax.console import say
+from cgvq_jax.console import check_interrupt, say
 from cgvq_jax.evaluate.timer import Stopwatch
 from cgvq_jax.fit.driver import Hooks
 from cgvq_jax.jobs.progress import Bars
@@ -157,6 +157,7 @@ class Checkpointer:
   def on_block(self, stage: Stage, state: StageState, progress: Progress) -> None:
     """Saves the state after a block of steps if it is due."""
     self._unsaved = stage, state, progress.step
+    check_interrupt()
     due = self._since_save.elapsed >= self._every
     if due or progress.step == stage.num_steps:
       self.save()

@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cgvq_jax import devices, metrics
-from cgvq_jax.console import say
+from cgvq_jax.console import check_interrupt, say
 from cgvq_jax.evaluate import plots
 from cgvq_jax.evaluate.tables import table
 from cgvq_jax.evaluate.timer import Stopwatch
@@ -119,6 +119,7 @@ def _fit(image: str, name: str, pixels: Float[np.ndarray, 'H W C'], fit: Fit) ->
 
   def on_block(stage: Stage, state: StageState, progress: Progress) -> None:
     del state
+    check_interrupt()
     curve.append((progress.step, stopwatch.elapsed, progress.psnr))
     bars.show(stage, progress)
 
