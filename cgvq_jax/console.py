@@ -17,10 +17,10 @@ def say(text: str, file: TextIO | None = None) -> None:
 
   Characters that the stream's encoding lacks, such as those of a file's name that is not UTF-8,
   are printed as escapes ('caf\udce9.png'). Where the reader has left (`cgvq info x | head -1`),
-  this line and all later ones are dropped.
+  or the standard error output cannot be written, this line and all later ones are dropped.
 
   Raises:
-    OSError: the line cannot be written for any other reason, such as a full disk.
+    OSError: another output cannot be written, such as one to a full disk.
   """
   stream = sys.stdout if file is None else file
   if stream is None:  # the command was started with a closed output
@@ -28,11 +28,10 @@ def say(text: str, file: TextIO | None = None) -> None:
   encoding = getattr(stream, 'encoding', None) or 'utf-8'
   try:
     print(text.encode(encoding, 'backslashreplace').decode(encoding), file=stream, flush=True)
-  except BrokenPipeError:
+  except OSError as error:
     _drop_output(stream)
-  except OSError:
-    _drop_output(stream)
-    raise
+    if stream is not sys.stderr and not isinstance(error, BrokenPipeError):
+      raise
 
 
 def _drop_output(stream: TextIO) -> None:

@@ -50,8 +50,9 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'The folder for results; made if
 def main(argv: Sequence[str]) -> int:
   """Runs the job of the flags; returns the exit code."""
   raise_on_interrupt()  # SIGTERM too, so that the state of the running stage is saved
-  devices.use_all()
   try:
+    devices.use_all()
+    devices.check()
     if len(argv) > 1:
       raise config.ConfigError(f'wanted flags only, got {argv[1]!r}')
     if not _WORKDIR.value:
@@ -86,8 +87,6 @@ def main(argv: Sequence[str]) -> int:
     f'{outcome.made} {what} made, {outcome.unchanged} unchanged, {len(outcome.failures)} failures;'
     f' see {Path(_WORKDIR.value) / page}'
   )
-  for failure in outcome.failures:
-    say(f'failed: {failure}', sys.stderr)
   return 1 if outcome.failures else 0
 
 
@@ -101,7 +100,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     say(f'{_flag_error(error)} (see --help)', sys.stderr)
     sys.exit(2)
   if flags.FLAGS['verbosity'].using_default_value:
-    flags.FLAGS.verbosity = logging.WARNING  # orbax logs every step of a save
+    flags.FLAGS.verbosity = logging.WARNING  # absl's flags make it INFO
   return remaining
 
 

@@ -68,6 +68,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
       os.fsync(descriptor)
     os.replace(temporary, target)
+  except OSError as error:  # which names the temporary file or none
+    raise OSError(error.errno, error.strerror, str(path)) from error
   finally:
     temporary.unlink(missing_ok=True)
     _unfinished.discard(temporary)

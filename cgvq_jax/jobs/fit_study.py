@@ -62,9 +62,6 @@ def run(
   Seconds are wall seconds on this machine, compilation included where this process compiled. An
   image that fails is reported on stderr, and the job continues with the next one. `tuned_on` names
   images that the settings were chosen by: the report has the mean over the others as well.
-
-  Raises:
-    OSError: the folder cannot be written.
   """
   workdir = Path(workdir)
   rows: list[Row] = []
@@ -88,8 +85,9 @@ def run(
             unchanged += 1
           rows.append(row)
   if rows:
-    files.write_atomically(workdir / REPORT, markdown(rows, tuned_on).encode())
-    plots.save_figure(plot(rows), workdir / PLOT)
+    with reported(REPORT, failures):
+      files.write_atomically(workdir / REPORT, markdown(rows, tuned_on).encode())
+      plots.save_figure(plot(rows), workdir / PLOT)
   return Outcome(made, unchanged, failures)
 
 
