@@ -77,13 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _encode(arguments: argparse.Namespace) -> None:
   """IN -> OUT, with a line for each conversion, progress, and a line about the file."""
-  from cgvq_jax import devices
-
-  devices.use_all()
   _check_place(arguments.output)
   if arguments.output.suffix.lower() != _EXTENSION and not files.is_special(arguments.output):
     raise UsageError(f'{arguments.output}: wanted a name that ends in {_EXTENSION}')
   _method(arguments, 3, arguments.quality)  # a wrong option is refused before any work
+  _start_devices()
   say = _silent if arguments.quiet else _speaker(arguments.output)
   loaded = images.load(arguments.input)
   for note in loaded.notes:
@@ -217,10 +215,19 @@ def _renderer(arguments: argparse.Namespace, decoded: codec.Decoded) -> str:
   size = (round(side * arguments.scale) for side in (decoded.height, decoded.width))
   name = arguments.renderer or renderers.choose(decoded.gaussians.num_gaussians, *size)
   if name == 'jax':
-    from cgvq_jax import devices
-
-    devices.use_all()
+    _start_devices()
   return name
+
+
+def _start_devices() -> None:
+  """Every core, or a GPU, before the work."""
+  from cgvq_jax import devices
+
+  devices.use_all()
+  try:
+    devices.check()
+  except devices.DeviceError as error:
+    raise UsageError(str(error)) from error
 
 
 def _info(arguments: argparse.Namespace) -> None:

@@ -41,19 +41,21 @@ def encode(
   affair. `hooks` are called between blocks of steps: progress, checkpoints.
 
   Raises TypeError or ValueError, naming the argument, on an image, a method, settings or hooks that
-  are of another kind or out of range, FitError where the fit diverges.
+  are of another kind or out of range, FitError where the fit diverges, DeviceError where JAX has no
+  device. Computes in float32 whatever the process has configured (`devices.own_configuration`).
   """
-  import jax.numpy as jnp
-
+  from cgvq_jax import devices
   from cgvq_jax.fit import driver
 
   image = inputs.checked_image(image)
-  inputs.check_method(method, image.shape[2])
   check_settings(settings)
   hooks = driver.Hooks() if hooks is None else hooks
   inputs.check_hooks(hooks)
-  stages = method.stages(jnp.asarray(alpha.fill_hidden(image)), settings)
-  return container.write(driver.run(stages, hooks))
+  with devices.own_configuration():
+    inputs.check_method(method, image.shape[2])
+    stages = method.stages(np.asarray(alpha.fill_hidden(image), np.float32), settings)
+    symbols = driver.run(stages, hooks)
+  return container.write(symbols)
 
 
 class Decoded(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,55 @@ def use_all() -> None:
   if jax.config.jax_num_cpu_devices < 1:  # pyright: ignore[reportAttributeAccessIssue]
     with contextlib.suppress(RuntimeError):
       jax.config.update('jax_num_cpu_devices', min(num_usable_cores(), _MAX_DEVICES))
+
+
+class DeviceError(RuntimeError):
+  """JAX can start no device; says what to set."""
+
+
+def check() -> None:
+  """Starts JAX's devices.
+
+  Raises:
+    DeviceError: there is none of the platforms that JAX shall use.
+  """
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as error:  # the latter without a GPU, and without a word
+    platforms = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+    said = (str(error) or 'no such device').splitlines()[0]
+    raise DeviceError(
+      f'JAX_PLATFORMS={platforms or ""}: wanted a platform that there is here, such as cpu, got:'
+      f' {said}'
+    ) from error
+
+
+# What the programs rely on, and the same file from the same seed: the context that sets it, and the
+# value. All are JAX's own defaults, which a process may have changed.
+_CONFIGURATION: dict[str, tuple[Callable[[Any], contextlib.AbstractContextManager[None]], Any]] = {
+  'jax_enable_x64': (jax.enable_x64, False),
+  'jax_numpy_dtype_promotion': (jax.numpy_dtype_promotion, 'standard'),
+  'jax_numpy_rank_promotion': (jax.numpy_rank_promotion, 'allow'),
+  'jax_default_matmul_precision': (jax.default_matmul_precision, None),
+  'jax_default_prng_impl': (jax.default_prng_impl, 'threefry2x32'),
+  'jax_threefry_partitionable': (jax.threefry_partitionable, True),
+  'jax_debug_infs': (jax.debug_infs, False),  # some infinities are meant
+}
+
+
+@contextlib.contextmanager
+def own_configuration() -> Iterator[None]:
+  """JAX as this package needs it, for this thread, whatever the process has configured.
+
+  Raises:
+    DeviceError: as `check`.
+  """
+  check()
+  with contextlib.ExitStack() as stack:
+    for name, (context, value) in _CONFIGURATION.items():
+      if getattr(jax.config, name) != value:  # a needless context would compile everything again
+        stack.enter_context(context(value))
+    yield
 
 
 _MAX_MAPPINGS, _MAPPINGS = Path('/proc/sys/vm/max_map_count'), Path('/proc/self/maps')

@@ -47,6 +47,15 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The folder for results; made if it is missing.')
 
 
+_REFUSED = (
+  config.ConfigError,
+  extensions.ExtensionError,
+  images.ImageError,
+  devices.DeviceError,
+  OSError,
+)
+
+
 def main(argv: Sequence[str]) -> int:
   """Runs the job of the flags; returns the exit code."""
   raise_on_interrupt()  # SIGTERM too, so that the state of the running stage is saved
@@ -68,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     else:
       arguments = config.rate_distortion_arguments(_CONFIG.value)
     Path(_WORKDIR.value).mkdir(parents=True, exist_ok=True)
-  except (config.ConfigError, extensions.ExtensionError, images.ImageError, OSError) as error:
+  except _REFUSED as error:
     say(_flag_error(error), sys.stderr)  # a missing config file is noticed here
     return 2
   try:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cgvq_jax import devices
 from cgvq_jax.metrics import seen
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ _WINDOW = 11  # px, the side of SSIM's Gaussian window; its standard deviation i
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
+@devices.own_configuration()
 def ssim(reference: UInt8[np.ndarray, 'H W C'], decoded: UInt8[np.ndarray, 'H W C']) -> float:
   """Structural similarity (Wang et al. 2004), the mean over channels; 1 at equality.
 
@@ -34,6 +36,7 @@ def ssim(reference: UInt8[np.ndarray, 'H W C'], decoded: UInt8[np.ndarray, 'H W 
   return float(_ssim(reference, decoded, window=_window(reference)))
 
 
+@devices.own_configuration()
 def ms_ssim(reference: UInt8[np.ndarray, 'H W C'], decoded: UInt8[np.ndarray, 'H W C']) -> float:
   """Multi-scale structural similarity (Wang et al. 2003, eq. 7), the mean over channels.
 

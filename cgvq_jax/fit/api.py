@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from cgvq_jax import devices
 from cgvq_jax.extensions import Registry
 from cgvq_jax.fit import densify, driver
 from cgvq_jax.fit.blocks import fetch, place
@@ -94,6 +95,7 @@ def fit_stage(
   )
 
 
+@devices.own_configuration()
 def fit_image(
   image: Float[np.ndarray, 'H W C'] | Float[Array, 'H W C'],
   num_gaussians: int,
@@ -104,7 +106,8 @@ def fit_image(
 ) -> Gaussians:
   """Fits at most `num_gaussians` free Gaussians to an image in 0..1: the first half of `encode`.
 
-  Raises ValueError as `fit_stage`, FitError where the fit diverges.
+  Raises ValueError as `fit_stage`, FitError where the fit diverges, DeviceError where JAX has no
+  device. Computes in float32 as `codec.encode` does.
   """
   target, key = jnp.asarray(image, jnp.float32), jax.random.key(settings.seed)
   return driver.run([lambda _: fit_stage(key, target, num_gaussians, settings, min_gain)], hooks)

@@ -82,7 +82,7 @@ def restore(
   data, crc = whole[:-_CRC_BYTES], whole[-_CRC_BYTES:]
   if zlib.crc32(data).to_bytes(_CRC_BYTES, 'little') != crc:
     raise CheckpointError(f'{file}: wanted a saved state, got a damaged one')
-  contents = serialization.msgpack_restore(data)
+  contents: Any = serialization.msgpack_restore(data)
   about, leaves = json.loads(contents['about']), contents['leaves']
   _check(file, 'settings', about['settings'], dict(settings))
   _check(file, 'arrays', about['arrays'], _arrays(template))

@@ -32,9 +32,11 @@ MAX_NUMPY_WORK = 10**13
 
 
 def _render_by_jax(gaussians: Gaussians, height: int, width: int) -> Float[np.ndarray, 'H W C']:
-  from cgvq_jax.rasterize import api  # here, since it imports JAX
+  from cgvq_jax import devices  # here, since these import JAX
+  from cgvq_jax.rasterize import api
 
-  return np.asarray(api.rasterize(gaussians, height, width))
+  with devices.own_configuration():
+    return np.asarray(api.rasterize(gaussians, height, width))
 
 
 RENDERERS: Registry[Renderer] = Registry(
