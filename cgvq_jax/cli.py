@@ -169,7 +169,9 @@ def _encoded(
   from cgvq_jax.jobs.progress import Bars
 
   method, settings = _method(arguments, pixels.shape[2], quality), _settings(arguments)
-  bars = Bars(arguments.input.name, arguments.quiet)
+  # Elsewhere than on a terminal, a search for a target has a line for each quality that it tries.
+  searching = (arguments.target_bpp or arguments.target_psnr) and not sys.stderr.isatty()
+  bars = Bars(arguments.input.name, arguments.quiet or bool(searching))
 
   def resume(stage: Any, state: Any) -> Any:
     bars.begin(stage)

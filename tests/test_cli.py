@@ -20,6 +20,7 @@ from cgvq_jax import __version__, cli, codec, methods
 from cgvq_jax.bitstream import container
 from cgvq_jax.fit.blocks import FitError
 from cgvq_jax.fit.settings import PRESETS, FitSettings
+from cgvq_jax.fit.stages import Progress
 from cgvq_jax.io import files, images
 from cgvq_jax.rate_control import Measures
 
@@ -361,6 +362,43 @@ def test_a_full_disk_is_1(encoded, folder, tmp_path, monkeypatch, capsys):
   assert cli.main(['encode', str(folder / 'photo.png'), str(tmp_path / 'x.cgvq')]) == 1
   assert 'x.cgvq' in (said := capsys.readouterr().err) and 'No space left' in said
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_too_large_for_the_disk_is_a_line(encoded, folder, tmp_path):
+  file, _ = encoded
+  script = (
+    'import resource, sys\nfrom cgvq_jax import cli\n'
+    'data = open(sys.argv[1], "rb").read()\ncli.codec.encode = lambda *a, **k: data\n'
+    'resource.setrlimit(resource.RLIMIT_FSIZE, (99, 99))\nsys.exit(cli.main(sys.argv[2:]))\n'
+  )
+  for command in (['encode', folder / 'photo.png', 'x.cgvq'], ['decode', file, 'x.png']):
+    done = subprocess.run(
+      [sys.executable, '-c', script, file, *command], cwd=tmp_path, capture_output=True, text=True
+    )
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and 'x.' in line and 'File too large' in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_has_a_line_for_each_quality(encoded, folder, tmp_path, monkeypatch, capsys):
+  shown = []
+
+  def encode(pixels, method, settings, hooks):
+    shown.append(method)
+    stage = SimpleNamespace(name='fit', num_steps=9)
+    hooks.resume(stage, None)
+    hooks.on_block(stage, None, Progress(9, 0.1, 30.0))
+    return encoded[0].read_bytes()
+
+  monkeypatch.setattr(cli.codec, 'encode', encode)
+  paths = [str(folder / 'colour.png'), str(tmp_path / 'x.cgvq')]
+  assert cli.main(['encode', *paths]) == 0
+  assert capsys.readouterr().err.startswith('colour.png fit: 9 steps, 30.00 dB')
+  shown.clear()
+  assert cli.main(['encode', *paths, '--target_bpp', '0.01']) == 1
+  out, err = capsys.readouterr()
+  assert [line.split()[0] for line in out.splitlines()] == ['quality'] * len(shown)
+  assert len(shown) > 1 and len(err.splitlines()) == 1
 
 
 def test_help_teaches(capsys):

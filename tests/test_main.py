@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
 
@@ -12,6 +13,7 @@ from small_jobs import ROOT, call, write_image
 from cgvq_jax import main
 from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.io import images
+from cgvq_jax.jobs.base import name_in_results
 from cgvq_jax.jobs.config import ConfigError, extensions, rate_distortion_arguments
 from cgvq_jax.jobs.rate_distortion import grid
 from cgvq_jax.methods import registry
@@ -78,6 +80,15 @@ def test_images_are_chosen_by_name(tmp_path):
   assert job['sources'][0].load().pixels.shape == (48, 40, 3)
   with pytest.raises(images.ImageError, match='wanted one of x, y, z, got an unknown name'):
     rate_distortion_arguments(config(**root, **{'data.images': 'w'}))
+
+
+def test_an_image_whose_name_cannot_be_kept_says_so(tmp_path):
+  stem = os.fsdecode(b'caf\xe9')
+  write_image(tmp_path / f'{stem}.png')
+  job = rate_distortion_arguments(config(**{'data.root': str(tmp_path), 'data.images': stem}))
+  (source,) = job['sources']
+  assert source.name == name_in_results(stem) != stem
+  assert source.load().notes == (f'the name in the results of {stem}.png',)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import resource
 import shutil
+import subprocess
+import sys
 import time
 
 import jax
@@ -11,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import serialization
-from small_jobs import POINTS, SETTINGS, call, share_programs, sources, start, write_image
+from small_jobs import POINTS, ROOT, SETTINGS, call, share_programs, sources, start, write_image
 
 from cgvq_jax import metrics
 from cgvq_jax.bitstream import codebooks
@@ -224,6 +229,36 @@ def test_a_killed_job_resumes_inside_its_image(finished, photographs, tmp_path):
   files = [job / 'gi' / '60' / 'a.cgvq' for job in (workdir, finished[0])]
   assert files[0].read_bytes() == files[1].read_bytes()
   assert call(*command) == (0, 'nothing to do: 1 files are there and unchanged\n', '')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('limit', [100, 3000, 30_000])
+def test_what_is_too_large_for_the_disk_is_a_line_each(photographs, tmp_path, limit):
+  def limit_files():  # a write beyond it fails, as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+  workdir = tmp_path / 'job'
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'cgvq_jax.main', '--config=configs/quickstart.py'),
+      *(f'--workdir={workdir}', f'--config.data.root={photographs}', '--config.data.images=a,b'),
+      *('--config.method=gi', '--config.num_gaussians=60', '--config.fit.steps=2'),
+    ],
+    cwd=ROOT,
+    env={name: value for name, value in os.environ.items() if 'CACHE' not in name},
+    preexec_fn=limit_files,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1
+  lines = done.stderr.splitlines()
+  for line in lines:
+    assert re.match(r'failed: (a|b|results\.json|report\.md)\b|[ab] gi N=60 K=1 \w+: ', line), line
+  assert 'File too large' in done.stderr and len(lines) <= 12
+  assert not [
+    path for path in workdir.rglob('*') if path.is_file() and path.stat().st_size >= limit
+  ]
+  assert not list(workdir.rglob('*.tmp'))
 
 
 def test_a_fit_that_diverges_is_reported(photographs, tmp_path, monkeypatch, capsys):
