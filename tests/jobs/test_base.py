@@ -69,6 +69,6 @@ def test_a_file_that_cannot_be_decoded_is_reported_with_the_reason(tmp_path):
   file = tmp_path / 'bad.cgvq'
   file.write_bytes(b'CGVQ')
   with pytest.raises(
-    base.DecodeError, match=r'bad.cgvq: wanted a decoded image, got exit code 2: .*wanted >='
+    base.DecodeError, match=r'bad.cgvq: wanted a decoded image, got exit code 2: .*wanted 9 bytes'
   ):
     base.decode_in_new_process(file)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -234,19 +233,21 @@ def test_a_killed_job_resumes_inside_its_image(finished, photographs, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('limit', [100, 3000, 30_000])
 def test_what_is_too_large_for_the_disk_is_a_line_each(photographs, tmp_path, limit):
-  def limit_files():  # a write beyond it fails, as on a full disk
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
+  # A write beyond the limit fails, as on a full disk.
+  script = (
+    'import resource, runpy, sys\nlimit = int(sys.argv.pop(1))\n'
+    'resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n'
+    'runpy.run_module("cgvq_jax.main", run_name="__main__", alter_sys=True)\n'
+  )
   workdir = tmp_path / 'job'
   done = subprocess.run(
     [
-      *(sys.executable, '-m', 'cgvq_jax.main', '--config=configs/quickstart.py'),
+      *(sys.executable, '-c', script, str(limit), '--config=configs/quickstart.py'),
       *(f'--workdir={workdir}', f'--config.data.root={photographs}', '--config.data.images=a,b'),
       *('--config.method=gi', '--config.num_gaussians=60', '--config.fit.steps=2'),
     ],
     cwd=ROOT,
     env={name: value for name, value in os.environ.items() if 'CACHE' not in name},
-    preexec_fn=limit_files,
     capture_output=True,
     text=True,
   )
