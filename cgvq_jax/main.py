@@ -109,7 +109,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     say(f'{_flag_error(error)} (see --help)', sys.stderr)
     sys.exit(2)
   if flags.FLAGS['verbosity'].using_default_value:
-    flags.FLAGS.verbosity = logging.WARNING  # absl's flags make it INFO
+    flags.FLAGS.verbosity = logging.WARNING  # orbax logs every step of a save
   return remaining
 
 

@@ -105,7 +105,7 @@ def test_reading_a_file_loads_no_training_and_no_jax(arguments, tmp_path):
   code, *modules = done.stderr.split()
   assert code == '0', done.stderr
   roots = {module.split('.')[0] for module in modules}
-  assert not roots & {'jax', 'jaxlib', 'jaxtyping', 'flax', 'optax', 'scipy', 'matplotlib'}
+  assert not roots & {'jax', 'jaxlib', 'jaxtyping', 'flax', 'optax', 'orbax', 'scipy', 'matplotlib'}
   ours = {module for module in modules if module.startswith(('cgvq_jax.methods', 'cgvq_jax.fit.'))}
   assert ours <= {'cgvq_jax.fit.settings'}  # plain numbers
 

@@ -1,7 +1,8 @@
-"""Checkpoints of long stages, from which a killed encode resumes.
+"""Checkpoints of long stages, saved by orbax, from which a killed encode resumes.
 
-A file holds the newest state of a stage and the settings that it depends on, and is replaced in one
-step: a kill or a full disk leaves the old state or the new one.
+A folder holds the newest state only, under the number of its step, and the settings that it depends
+on. orbax writes under a temporary name and renames, so a kill leaves the old state or the new one;
+the next use of the folder removes what a kill left half-written.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import json
 import os
 import shutil
 import sys
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,22 +18,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import serialization
+import orbax.checkpoint as ocp
 
 from cgvq_jax.console import check_interrupt, say
 from cgvq_jax.evaluate.timer import Stopwatch
 from cgvq_jax.fit.driver import Hooks
-from cgvq_jax.io import files
 from cgvq_jax.jobs.progress import Bars
 
 if TYPE_CHECKING:
   from cgvq_jax.fit.stages import Progress, Stage, StageState
 
-_CRC_BYTES = 4
-
 
 class CheckpointError(ValueError):
-  """A saved state that cannot be used: its file, what was wanted and what was got."""
+  """A saved state that cannot be used: its folder, what was wanted and what was got."""
 
 
 class Saved(NamedTuple):
@@ -45,7 +42,7 @@ class Saved(NamedTuple):
 
 
 def save(
-  file: str | os.PathLike[str],
+  folder: str | os.PathLike[str],
   step: int,
   state: Any,
   settings: Mapping[str, Any],
@@ -53,56 +50,66 @@ def save(
 ) -> None:
   """Saves a pytree of arrays in place of an earlier one; returns when it is on disk.
 
-  `settings` are numbers and strings by name; `restore` wants the same.
+  `settings` are numbers and strings by name; `restore` wants the same. Within a folder `step` must
+  grow from save to save.
 
   Raises:
-    OSError: the file cannot be written.
+    OSError: the folder cannot be written.
+    ValueError: a state of this step or of a later one is there; `remove` it first.
   """
-  about = {'step': step, 'seconds': seconds, 'settings': dict(settings), 'arrays': _arrays(state)}
-  leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-  data = serialization.msgpack_serialize({'about': json.dumps(about), 'leaves': leaves})
-  Path(file).parent.mkdir(parents=True, exist_ok=True)
-  files.write_atomically(file, data + zlib.crc32(data).to_bytes(_CRC_BYTES, 'little'))
+  with _manager(folder) as manager:
+    newest = manager.latest_step()
+    if newest is not None and newest >= step:
+      raise ValueError(f'{folder}: wanted a step after {newest}, got {step}')
+    about = {'settings': dict(settings), 'arrays': _arrays(state), 'seconds': seconds}
+    contents = ocp.args.Composite(
+      about=ocp.args.JsonSave(about), state=ocp.args.StandardSave(state)
+    )
+    manager.save(step, args=contents)
 
 
 def restore(
-  file: str | os.PathLike[str], template: Any, settings: Mapping[str, Any]
+  folder: str | os.PathLike[str], template: Any, settings: Mapping[str, Any]
 ) -> Saved | None:
-  """The state of a file, a pytree like `template`; None where there is no such file.
+  """The newest state of a folder, a pytree like `template`; None where there is none.
 
   Raises:
     CheckpointError: its settings or its arrays' types and shapes are others than those wanted, or
-      it is damaged.
-    OSError: it cannot be read.
+      it cannot be read.
   """
-  try:
-    whole = Path(file).read_bytes()
-  except FileNotFoundError:
+  if not Path(folder).is_dir():
     return None
-  data, crc = whole[:-_CRC_BYTES], whole[-_CRC_BYTES:]
-  if zlib.crc32(data).to_bytes(_CRC_BYTES, 'little') != crc:
-    raise CheckpointError(f'{file}: wanted a saved state, got a damaged one')
-  contents: Any = serialization.msgpack_restore(data)
-  about, leaves = json.loads(contents['about']), contents['leaves']
-  _check(file, 'settings', about['settings'], dict(settings))
-  _check(file, 'arrays', about['arrays'], _arrays(template))
-  arrays = [jnp.asarray(leaves[str(i)]) for i in range(len(leaves))]
-  state = jax.tree.unflatten(jax.tree.structure(template), arrays)
-  return Saved(state, about['step'], about['seconds'])
+  with _manager(folder) as manager:
+    step = manager.latest_step()
+    if step is None:
+      return None
+    try:
+      about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+      # Checked first, because orbax leaves threads running when it fails at an array's shape.
+      _check(folder, 'settings', about['settings'], dict(settings))
+      _check(folder, 'arrays', about['arrays'], _arrays(template))
+      wanted = ocp.args.Composite(state=ocp.args.StandardRestore(template))
+      state = manager.restore(step, args=wanted).state
+      # orbax commits its arrays to a device, for which every program would be compiled again.
+      state = jax.tree.map(lambda array: jnp.asarray(np.asarray(array)), state)
+      return Saved(state, step, float(about['seconds']))
+    except CheckpointError:
+      raise
+    except Exception as error:  # orbax and tensorstore raise many kinds on a damaged file
+      raise CheckpointError(
+        f'{folder}: wanted a state of step {step}, got {type(error).__name__}'
+      ) from error
 
 
-def remove(path: str | os.PathLike[str]) -> None:
-  """Removes a state, or a folder with the states in it, if it is there."""
-  if Path(path).is_dir():
-    shutil.rmtree(path, ignore_errors=True)
-  else:
-    Path(path).unlink(missing_ok=True)
+def remove(folder: str | os.PathLike[str]) -> None:
+  """Removes a folder with the states in it, if it is there."""
+  shutil.rmtree(folder, ignore_errors=True)
 
 
 class Location(NamedTuple):
   """Where the states of a stage are saved."""
 
-  file: Path
+  folder: Path
   settings: dict[str, Any]  # that its states depend on, as for `save`
 
 
@@ -133,12 +140,12 @@ class Checkpointer:
 
   def resume(self, stage: Stage, start: StageState) -> StageState:
     """The state that was saved, or `start`; a state that cannot be used is removed."""
-    file, settings = self._locate(stage.name)
+    folder, settings = self._locate(stage.name)
     try:
-      saved = restore(file, start, settings)
+      saved = restore(folder, start, settings)
     except CheckpointError as error:
       say(f'{error}: starts again')
-      remove(file)
+      remove(folder)
       saved = None
     if saved is None:
       self._bars.begin(stage)
@@ -162,12 +169,20 @@ class Checkpointer:
     """Saves the state after the last block, unless it is saved already."""
     if self._unsaved is not None:
       stage, state, step = self._unsaved
-      file, settings = self._locate(stage.name)
+      folder, settings = self._locate(stage.name)
       try:
-        save(file, step, state, settings, self.seconds)
+        save(folder, step, state, settings, self.seconds)
       except OSError as error:
         say(f'{self._title} {stage.name}: state not saved: {error}', sys.stderr)
       self._unsaved, self._since_save = None, Stopwatch()
+
+
+def _manager(folder: str | os.PathLike[str]) -> ocp.CheckpointManager:
+  # Synchronous: a save takes some 30 ms, and the caller may be killed right after it.
+  options = ocp.CheckpointManagerOptions(
+    max_to_keep=1, enable_async_checkpointing=False, cleanup_tmp_directories=True
+  )
+  return ocp.CheckpointManager(Path(folder).absolute(), options=options)
 
 
 def _arrays(tree: Any) -> dict[str, str]:
@@ -176,10 +191,10 @@ def _arrays(tree: Any) -> dict[str, str]:
   return {jax.tree_util.keystr(path): f'{leaf.dtype}{list(leaf.shape)}' for path, leaf in leaves}
 
 
-def _check(file: Any, what: str, got: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _check(folder: Any, what: str, got: dict[str, Any], wanted: dict[str, Any]) -> None:
   """Raises CheckpointError with the first entries that differ."""
   wanted = json.loads(json.dumps(wanted))  # JSON turns tuples into lists
   different = [name for name in {**wanted, **got} if got.get(name) != wanted.get(name)]
   if different:
     pairs = [f'{name} {wanted.get(name)} (got {got.get(name)})' for name in different[:3]]
-    raise CheckpointError(f'{file}: state with other {what}, wanted {", ".join(pairs)}')
+    raise CheckpointError(f'{folder}: state with other {what}, wanted {", ".join(pairs)}')

@@ -5,7 +5,7 @@ Under the working folder:
                                     no quality; <method>-K<K> where K is not the method's default
   <method>/<setting>/<image>.png    the image that a new process decoded
   <method>/<setting>/<image>.json   its row, and the settings that it was made with
-  fits/<setting>/<image>/fit.msgpack  the last state of the fit, which the methods share
+  fits/<setting>/<image>/fit/       the last state of the fit, which the methods share
   fits/<setting>/<image>/<method>/  states of an encode's other stages, until its file is written
   baselines.json                    rows of JPEG, WebP, AVIF and JPEG 2000
   results.json, report.md, plots    of all files that are in the folder
@@ -213,9 +213,8 @@ class Task(NamedTuple):
     """Where the states of a stage are saved: those of a fit in one place for all methods."""
     states = self.workdir / 'fits' / self.point.setting / self.image
     if stage == 'fit':
-      return checkpoint.Location(states / 'fit.msgpack', self.settings_of_fit())
-    file = states / self.folder / f'{stage}.msgpack'
-    return checkpoint.Location(file, self.settings_of_file())
+      return checkpoint.Location(states / 'fit', self.settings_of_fit())
+    return checkpoint.Location(states / self.folder / stage, self.settings_of_file())
 
   def settings_of_fit(self) -> dict[str, Any]:
     """All that the shared fit depends on."""
@@ -250,7 +249,7 @@ def _make(task: Task, pixels: Float[np.ndarray, 'H W C'], every: float) -> dict[
   checksum = hashlib.sha256(data).hexdigest()
   record = {'settings': task.settings_of_file(), 'sha256': checksum, 'row': row}
   base.write_json(record_file, record)
-  checkpoint.remove(task.locate('finetune').file.parent)  # only the fit is of further use
+  checkpoint.remove(task.locate('finetune').folder.parent)  # only the fit is of further use
   say(
     f'{task.title}: {row["bytes"]} bytes, {row["bpp"]:.4f} bpp, {row["psnr"]:.2f} dB, '
     f'MS-SSIM {row["ms_ssim"]:.4f}, {encode_seconds:.1f} s',

@@ -231,7 +231,7 @@ def test_reading_and_dequantizing_import_no_jax():
   done = subprocess.run(command, capture_output=True, text=True, check=True)
   modules = set(done.stdout.split())
   assert {'numpy', 'constriction', 'cgvq_jax'} <= modules
-  assert not modules & {'jax', 'jaxlib', 'jaxtyping', 'flax', 'optax', 'scipy', 'PIL'}
+  assert not modules & {'jax', 'jaxlib', 'jaxtyping', 'flax', 'optax', 'orbax', 'scipy', 'PIL'}
 
 
 @pytest.mark.parametrize('name', make_golden.PHOTOGRAPHS)

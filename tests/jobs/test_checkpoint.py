@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,6 @@ import pytest
 
 from cgvq_jax.fit import optimizers, stages
 from cgvq_jax.jobs import checkpoint
-from cgvq_jax.jobs.progress import Bars
 from cgvq_jax.methods import codebooks
 from cgvq_jax.primitives.trees import Gaussians
 
@@ -52,48 +50,36 @@ def test_a_state_comes_back_as_it_was(tmp_path):
 
 def test_the_newest_alone_is_kept(tmp_path):
   for step in (50, 100):
-    checkpoint.save(tmp_path / 'a', step, make_state(step=step), SETTINGS)
-  assert [path.name for path in tmp_path.iterdir()] == ['a']
-  saved = checkpoint.restore(tmp_path / 'a', make_state(), SETTINGS)
-  assert saved is not None and saved.step == 100
+    checkpoint.save(tmp_path, step, make_state(step=step), SETTINGS)
+  assert [path.name for path in tmp_path.iterdir()] == ['100']
+  saved = checkpoint.restore(tmp_path, make_state(), SETTINGS)
+  assert saved is not None
   assert_same(saved.state, make_state(step=100))
+  with pytest.raises(ValueError, match='wanted a step after 100, got 100'):
+    checkpoint.save(tmp_path, 100, make_state(), SETTINGS)
 
 
 def test_nothing_there_is_none(tmp_path):
   assert checkpoint.restore(tmp_path / 'missing', make_state(), SETTINGS) is None
   assert not (tmp_path / 'missing').exists()
+  assert checkpoint.restore(tmp_path, make_state(), SETTINGS) is None
 
 
 def test_other_settings_and_other_shapes_are_refused(tmp_path):
-  file = tmp_path / 'a'
-  checkpoint.save(file, 50, make_state(5), SETTINGS)
+  checkpoint.save(tmp_path, 50, make_state(5), SETTINGS)
   with pytest.raises(checkpoint.CheckpointError, match=r'wanted seed 4 \(got 3\)'):
-    checkpoint.restore(file, make_state(5), {**SETTINGS, 'seed': 4})
+    checkpoint.restore(tmp_path, make_state(5), {**SETTINGS, 'seed': 4})
   with pytest.raises(checkpoint.CheckpointError, match=r'mean_xy float32\[6, 2\] \(got float32\[5'):
-    checkpoint.restore(file, make_state(6), SETTINGS)
+    checkpoint.restore(tmp_path, make_state(6), SETTINGS)
 
 
-@pytest.mark.parametrize(
-  'damage', [lambda data: data[:100], lambda data: b'', lambda data: b'x' + data]
-)
-def test_a_damaged_state_is_refused(tmp_path, damage):
-  file = tmp_path / 'a'
-  checkpoint.save(file, 50, make_state(), SETTINGS)
-  file.write_bytes(damage(file.read_bytes()))
-  with pytest.raises(checkpoint.CheckpointError, match='wanted a saved state, got a damaged one'):
-    checkpoint.restore(file, make_state(), SETTINGS)
-  checkpoint.remove(file)
-  assert checkpoint.restore(file, make_state(), SETTINGS) is None
-
-
-def test_a_state_that_cannot_be_saved_is_a_line(tmp_path, capsys):
-  (tmp_path / 'file').touch()
-  location = checkpoint.Location(tmp_path / 'file' / 'a', SETTINGS)
-  saves = checkpoint.Checkpointer('image', lambda stage: location, 0.0, Bars('image', quiet=True))
-  stage = SimpleNamespace(name='fit', num_steps=50)
-  saves.on_block(stage, make_state(step=50), stages.Progress(50, 0.1, 30.0))
-  (line,) = capsys.readouterr().err.splitlines()
-  assert line.startswith('image fit: state not saved: ') and 'File exists' in line
+def test_a_damaged_state_is_refused(tmp_path):
+  checkpoint.save(tmp_path, 50, make_state(), SETTINGS)
+  (tmp_path / '50' / 'about' / 'metadata').write_text('{"settings": ')
+  with pytest.raises(checkpoint.CheckpointError, match='wanted a state of step 50'):
+    checkpoint.restore(tmp_path, make_state(), SETTINGS)
+  checkpoint.remove(tmp_path)
+  assert checkpoint.restore(tmp_path, make_state(), SETTINGS) is None
 
 
 SAVES = """
@@ -102,22 +88,24 @@ sys.path[:0] = [{tests!r}, {root!r}]
 from cgvq_jax.jobs import checkpoint
 from test_checkpoint import SETTINGS, make_state
 for step in range(1, 10_000):
-  checkpoint.save({file!r}, step, make_state(step=step), SETTINGS)
+  checkpoint.save({folder!r}, step, make_state(step=step), SETTINGS)
   print(step, flush=True)
 """
 
 
 def test_a_kill_leaves_the_old_state_or_the_new_one(tmp_path):
   tests = Path(__file__).parent
-  script = SAVES.format(tests=str(tests), root=str(tests.parents[1]), file=str(tmp_path / 'a'))
+  script = SAVES.format(tests=str(tests), root=str(tests.parents[1]), folder=str(tmp_path))
   for delay in (0.09, 0.16):  # somewhere in the middle of one of the next saves
-    checkpoint.remove(tmp_path / 'a')
+    checkpoint.remove(tmp_path)
     process = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True)
     with process:
       assert process.stdout is not None and process.stdout.readline() == '1\n'
       time.sleep(delay)
       process.kill()
       saved_last = [1, *map(int, process.stdout.read().split())][-1]
-    saved = checkpoint.restore(tmp_path / 'a', make_state(), SETTINGS)
+    saved = checkpoint.restore(tmp_path, make_state(), SETTINGS)
     assert saved is not None and saved.step in (saved_last, saved_last + 1)
     assert_same(saved.state, make_state(step=saved.step))
+    checkpoint.save(tmp_path, saved.step + 1, make_state(), SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == [str(saved.step + 1)]

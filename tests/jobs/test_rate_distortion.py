@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import serialization
 from small_jobs import POINTS, ROOT, SETTINGS, call, share_programs, sources, start, write_image
 
 from cgvq_jax import metrics
@@ -42,11 +41,6 @@ def run(folder, workdir, **changes):
     **changes,
   }
   return rate_distortion.run(sources(folder), workdir, **arguments)
-
-
-def saved(file):
-  """What a checkpoint says about its state."""
-  return json.loads(serialization.msgpack_restore(file.read_bytes()[:-4])['about'])
 
 
 def rows_of(workdir):
@@ -138,7 +132,8 @@ def test_a_damaged_file_is_made_again_from_the_fit_that_was_kept(workdir, photog
   allowed = {'results.json', 'report.md', *rate_distortion.report.PLOTS.values()}
   assert {'a.cgvq', 'a.png', 'a.json'} <= changed <= {'a.cgvq', 'a.png', 'a.json'} | allowed
   # The fit was not run again, but its seconds count in the file's.
-  fit_seconds = saved(workdir / 'fits' / '60' / 'a' / 'fit.msgpack')['seconds']
+  folder = workdir / 'fits' / '60' / 'a' / 'fit' / '500'
+  fit_seconds = json.loads((folder / 'about' / 'metadata').read_text())['seconds']
   assert rows_of(workdir)[0]['encode_seconds'] > fit_seconds > 0
 
 
@@ -175,11 +170,11 @@ def test_an_interrupted_stage_resumes_and_gives_the_same_file(
 
     return stop
 
-  for stage, state in (('fit', 'fit.msgpack'), ('finetune', 'gi/finetune.msgpack')):
+  for stage, states in (('fit', 'fit'), ('finetune', 'gi/finetune')):
     monkeypatch.setattr(checkpoint.Bars, 'show', stop_in(stage))
     with pytest.raises(KeyboardInterrupt):
       run(folder, workdir)
-    assert saved(workdir / 'fits' / '60' / 'a' / state)['step'] == 50
+    assert [path.name for path in (workdir / 'fits' / '60' / 'a' / states).iterdir()] == ['50']
   assert 'fit: resumes at step 50' in capsys.readouterr().out
   monkeypatch.setattr(checkpoint.Bars, 'show', show)
   assert run(folder, workdir).made == 1
@@ -203,13 +198,13 @@ def test_a_killed_job_resumes_inside_its_image(finished, photographs, tmp_path):
     f'--config.finetune.steps={SETTINGS.finetune_steps}',
     '--config.baselines=',
   ]
-  state = workdir / 'fits' / '60' / 'a' / 'fit.msgpack'
+  states = workdir / 'fits' / '60' / 'a' / 'fit'
   with start(*command, '--config.checkpoint_seconds=0') as process:
-    while not state.exists():
+    while not any(path.name.isdigit() for path in states.glob('*')):
       assert process.poll() is None, process.communicate()
       time.sleep(0.01)
     process.kill()  # SIGKILL
-  killed_at = saved(state)['step']
+  killed_at = max(int(path.name) for path in states.iterdir() if path.name.isdigit())
   assert 0 < killed_at < SETTINGS.steps
 
   with start(*command) as process:
@@ -339,10 +334,10 @@ def test_every_option_counts_and_methods_share_a_fit(tmp_path):
     assert other.settings_of_file() != task.settings_of_file()
     assert other.locate('fit') == task.locate('fit')
   more = task_of(tmp_path, point._replace(num_gaussians=61))
-  assert more.locate('fit').file != task.locate('fit').file
+  assert more.locate('fit').folder != task.locate('fit').folder
   assert more.settings_of_fit() != task.settings_of_fit()
   tuned = task_of(tmp_path, point._replace(method='cgvq', num_clusters=4))
-  assert tuned.locate('finetune').file != task.locate('finetune').file
+  assert tuned.locate('finetune').folder != task.locate('finetune').folder
   assert tuned.file == tmp_path / 'cgvq-K4' / '60' / 'a.cgvq'
   assert task.file == tmp_path / 'gi' / '60' / 'a.cgvq'
 
