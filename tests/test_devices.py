@@ -131,6 +131,22 @@ def told(script, configuration, more=''):
   return in_new_process('\n'.join(['import jax', *lines, more, START, script]))
 
 
+def test_a_file_is_the_same_whatever_the_types_of_the_process():
+  script = (
+    "import jax\njax.config.update('jax_disable_most_optimizations', True)  # compiles faster\n"
+    f'before = {{name: getattr(jax.config, "jax_" + name) for name in {list(TYPES)}}}\n'
+    f'{START}\nimage = image[:, :16]\nsettings = cg.FitSettings(steps=3, finetune_steps=3)\n'
+    f'for configuration in ({TYPES}, before):\n'
+    '  for name, value in configuration.items():\n'
+    '    jax.config.update("jax_" + name, value)\n'
+    '  data = cg.encode(image, cg.methods.cgvq_rd(), settings)\n'
+    '  tell(np.frombuffer(data, np.uint8), cg.render(cg.decode(data), renderer="jax"))\n'
+  )
+  configured, plain = in_new_process(script).splitlines()
+  assert configured == plain
+
+
+@pytest.mark.slow
 def test_a_fit_is_the_same_in_a_process_that_has_configured_jax(capsys):
   exec(START + FIT, {})
   here = capsys.readouterr().out.strip()

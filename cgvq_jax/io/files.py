@@ -1,11 +1,14 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and whether there is room for them."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
+import tempfile
 from pathlib import Path
+from typing import IO
 
 _unfinished: set[Path] = set()
 
@@ -75,10 +78,37 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     _unfinished.discard(temporary)
 
 
+def check_room(folder: str | os.PathLike[str], num_bytes: int) -> None:
+  """Checks that a folder has room for `num_bytes` more, 1 or more, by a nameless file of this size.
+
+  Raises:
+    OSError: the folder cannot be written, its disk is too full, or its files may not be so large.
+  """
+  try:
+    with tempfile.TemporaryFile(dir=folder) as file:
+      _allocate(file, num_bytes)
+  except OSError as error:  # which names the temporary file or none
+    raise OSError(error.errno, error.strerror, str(folder)) from error
+
+
 def remove_unfinished() -> None:
   """Removes the temporary files of writes that are under way, for a process that ends at once."""
   for temporary in _unfinished:
     temporary.unlink(missing_ok=True)
+
+
+def _allocate(file: IO[bytes], num_bytes: int) -> None:
+  """Makes a file so long, all of it on the disk."""
+  if hasattr(os, 'posix_fallocate'):  # not on macOS
+    try:
+      os.posix_fallocate(file.fileno(), 0, num_bytes)
+      return
+    except OSError as error:
+      if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # of file systems without it
+        raise
+  file.write(bytes(num_bytes))
+  file.flush()
+  os.fsync(file.fileno())
 
 
 def _write_into(path: str | os.PathLike[str], data: bytes) -> None:

@@ -2,7 +2,8 @@
 
 A folder holds the newest state only, under the number of its step, and the settings that it depends
 on. orbax writes under a temporary name and renames, so a kill leaves the old state or the new one;
-the next use of the folder removes what a kill left half-written.
+the next use of the folder removes what a kill left half-written. orbax starts only where the disk
+has the room, because on a full one its threads print pages of tracebacks.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ import orbax.checkpoint as ocp
 from cgvq_jax.console import check_interrupt, say
 from cgvq_jax.evaluate.timer import Stopwatch
 from cgvq_jax.fit.driver import Hooks
+from cgvq_jax.io import files
 from cgvq_jax.jobs.progress import Bars
 
 if TYPE_CHECKING:
   from cgvq_jax.fit.stages import Progress, Stage, StageState
+
+_BYTES_BESIDE_ARRAYS = 2**20  # for some twenty small files of orbax, 110 kB in blocks of 4 kB
 
 
 class CheckpointError(ValueError):
@@ -54,9 +58,12 @@ def save(
   grow from save to save.
 
   Raises:
-    OSError: the folder cannot be written.
+    OSError: the folder cannot be written, or the disk has no room for the state.
     ValueError: a state of this step or of a later one is there; `remove` it first.
   """
+  Path(folder).mkdir(parents=True, exist_ok=True)
+  num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+  files.check_room(folder, num_bytes + _BYTES_BESIDE_ARRAYS)
   with _manager(folder) as manager:
     newest = manager.latest_step()
     if newest is not None and newest >= step:
@@ -65,13 +72,20 @@ def save(
     contents = ocp.args.Composite(
       about=ocp.args.JsonSave(about), state=ocp.args.StandardSave(state)
     )
-    manager.save(step, args=contents)
+    try:
+      manager.save(step, args=contents)
+    except Exception as error:  # tensorstore raises ValueError where it cannot write
+      raise OSError(
+        f'{folder}: wanted the state of step {step} saved, got {type(error).__name__}'
+      ) from error
 
 
 def restore(
   folder: str | os.PathLike[str], template: Any, settings: Mapping[str, Any]
 ) -> Saved | None:
   """The newest state of a folder, a pytree like `template`; None where there is none.
+
+  Its arrays may have more rows than the template's: a fit adds Gaussians.
 
   Raises:
     CheckpointError: its settings or its arrays' types and shapes are others than those wanted, or
@@ -87,6 +101,7 @@ def restore(
       about = manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
       # Checked first, because orbax leaves threads running when it fails at an array's shape.
       _check(folder, 'settings', about['settings'], dict(settings))
+      template = _with_saved_rows(template, about['arrays'])
       _check(folder, 'arrays', about['arrays'], _arrays(template))
       wanted = ocp.args.Composite(state=ocp.args.StandardRestore(template))
       state = manager.restore(step, args=wanted).state
@@ -189,6 +204,19 @@ def _arrays(tree: Any) -> dict[str, str]:
   """The type and shape of every array of a pytree, by its path."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {jax.tree_util.keystr(path): f'{leaf.dtype}{list(leaf.shape)}' for path, leaf in leaves}
+
+
+def _with_saved_rows(template: Any, saved: dict[str, str]) -> Any:
+  """The template, with arrays that were saved with more rows as long as those."""
+
+  def longer(path, leaf):
+    dtype, _, shape = saved.get(jax.tree_util.keystr(path), '').partition('[')
+    rows, *rest = json.loads(f'[{shape}') if shape.strip(']') else [0]
+    if leaf.ndim and dtype == str(leaf.dtype) and rest == list(leaf.shape[1:]):
+      return np.zeros((max(rows, leaf.shape[0]), *rest), leaf.dtype)
+    return leaf
+
+  return jax.tree_util.tree_map_with_path(longer, template)
 
 
 def _check(folder: Any, what: str, got: dict[str, Any], wanted: dict[str, Any]) -> None:

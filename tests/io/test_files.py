@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -11,6 +13,15 @@ import threading
 import pytest
 
 from cgvq_jax.io import files
+
+
+@pytest.fixture
+def limited():
+  """Files of this process may have 1000 bytes: a write beyond them fails, as on a full disk."""
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+  yield
+  resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def mode_of(path):
@@ -86,3 +97,31 @@ def test_the_longest_name_that_there_can_be(tmp_path):
   with pytest.raises(OSError, match='too long'):
     files.write_atomically(tmp_path / ('n' * 256), b'new')
   assert [path.name for path in tmp_path.iterdir()] == ['n' * 255]
+
+
+def refuse(code):
+  def posix_fallocate(*_):
+    raise OSError(code, os.strerror(code))
+
+  return posix_fallocate
+
+
+@pytest.mark.parametrize('has', ['allocation', 'allocation elsewhere', 'none'])
+def test_whether_there_is_room(limited, tmp_path, monkeypatch, has):
+  if has == 'allocation elsewhere':  # a file system without it
+    monkeypatch.setattr(os, 'posix_fallocate', refuse(errno.EOPNOTSUPP), raising=False)
+  if has == 'none':  # macOS
+    monkeypatch.delattr(os, 'posix_fallocate', raising=False)
+  files.check_room(tmp_path, 1000)
+  with pytest.raises(OSError, match='File too large') as caught:
+    files.check_room(tmp_path, 1001)
+  assert caught.value.filename == str(tmp_path)
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_without_room(tmp_path, monkeypatch):
+  monkeypatch.setattr(os, 'posix_fallocate', refuse(errno.ENOSPC), raising=False)
+  with pytest.raises(OSError, match='No space left on device'):
+    files.check_room(tmp_path, 1)
+  with pytest.raises(OSError, match='No such file'):
+    files.check_room(tmp_path / 'missing', 1)

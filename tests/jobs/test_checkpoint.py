@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,9 @@ import numpy as np
 import pytest
 
 from cgvq_jax.fit import optimizers, stages
+from cgvq_jax.io import files
 from cgvq_jax.jobs import checkpoint
+from cgvq_jax.jobs.progress import Bars
 from cgvq_jax.methods import codebooks
 from cgvq_jax.primitives.trees import Gaussians
 
@@ -73,6 +77,14 @@ def test_other_settings_and_other_shapes_are_refused(tmp_path):
     checkpoint.restore(tmp_path, make_state(6), SETTINGS)
 
 
+def test_a_state_with_more_rows_comes_back(tmp_path):
+  state = make_state(8, step=50)
+  checkpoint.save(tmp_path, 50, state, SETTINGS)
+  saved = checkpoint.restore(tmp_path, make_state(5), SETTINGS)
+  assert saved is not None
+  assert_same(saved.state, state)
+
+
 def test_a_damaged_state_is_refused(tmp_path):
   checkpoint.save(tmp_path, 50, make_state(), SETTINGS)
   (tmp_path / '50' / 'about' / 'metadata').write_text('{"settings": ')
@@ -82,7 +94,56 @@ def test_a_damaged_state_is_refused(tmp_path):
   assert checkpoint.restore(tmp_path, make_state(), SETTINGS) is None
 
 
-SAVES = """
+@pytest.fixture
+def limited():
+  """Files of this process may have 5000 bytes: orbax fails beyond them, as on a full disk."""
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+  def limit():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+
+  yield limit
+  resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_state_that_cannot_be_saved_is_a_line(limited, tmp_path, capfd):
+  def error_of(folder):
+    location = checkpoint.Location(folder, SETTINGS)
+    saves = checkpoint.Checkpointer('image', lambda stage: location, 0.0, Bars('image', quiet=True))
+    stage = SimpleNamespace(name='fit', num_steps=100)
+    saves.on_block(stage, make_state(step=100), stages.Progress(100, 0.1, 30.0))
+    (line,) = capfd.readouterr().err.splitlines()  # those of orbax's threads included
+    assert line.startswith('image fit: state not saved: ') and str(folder) in line
+    return line
+
+  (tmp_path / 'file').touch()
+  assert 'Not a directory' in error_of(tmp_path / 'file' / 'a')
+  checkpoint.save(tmp_path / 'a', 50, make_state(step=50), SETTINGS)
+  limited()
+  assert 'File too large' in error_of(tmp_path / 'a')
+  assert [path.name for path in (tmp_path / 'a').iterdir()] == ['50']
+  saved = checkpoint.restore(tmp_path / 'a', make_state(), SETTINGS)
+  assert saved is not None
+  assert_same(saved.state, make_state(step=50))
+
+
+def test_what_orbax_cannot_save_is_an_error_and_goes_with_a_later_use(
+  limited, tmp_path, monkeypatch
+):
+  checkpoint.save(tmp_path, 50, make_state(step=50), SETTINGS)
+  monkeypatch.setattr(files, 'check_room', lambda *_: None)  # the disk fills up after the check
+  limited()
+  with pytest.raises(OSError, match=f'{tmp_path.name}: wanted the state of step 100 saved'):
+    checkpoint.save(tmp_path, 100, make_state(step=100), SETTINGS)
+  deadline, left = time.monotonic() + 10, []
+  while left != ['50'] and time.monotonic() < deadline:  # orbax's threads may still be writing
+    saved = checkpoint.restore(tmp_path, make_state(), SETTINGS)
+    assert saved is not None and saved.step == 50
+    left = [path.name for path in tmp_path.iterdir()]
+  assert left == ['50']
+
+
+SAVES = """""
 import sys
 sys.path[:0] = [{tests!r}, {root!r}]
 from cgvq_jax.jobs import checkpoint
