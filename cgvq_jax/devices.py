@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import os
-from collections.abc import Callable, Iterator
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AXIS = 'device'  # the name of the mesh's axis
@@ -94,12 +97,12 @@ _MAX_MAPPINGS, _MAPPINGS = Path('/proc/sys/vm/max_map_count'), Path('/proc/self/
 
 
 def clear_programs_if_many(max_mappings: Path = _MAX_MAPPINGS, mappings: Path = _MAPPINGS) -> bool:
-  """Clears JAX's caches of compiled programs once this process has half of the memory mappings that
+  """Clears all caches of compiled programs once this process has half of the memory mappings that
   Linux allows; returns whether it did.
 
-  A program for a CPU takes hundreds of mappings, and every image needs programs for its own sizes:
-  a job of seventy files ended in a segmentation fault of the compiler. Call it between images;
-  programs that are needed again are compiled again.
+  A program for a CPU takes hundreds of mappings, and without any left the compiler aborts the
+  process. `call` keeps few programs, but `jax.jit` keeps all: those of an extension's own code, or
+  of whatever else the process does. Programs that are needed again are compiled again.
 
   `max_mappings` is a file that holds the limit, and `mappings` one that has a line for each mapping
   of this process; where they cannot be read (not Linux) nothing is cleared.
@@ -112,6 +115,7 @@ def clear_programs_if_many(max_mappings: Path = _MAX_MAPPINGS, mappings: Path = 
     return False
   if count < limit / 2:
     return False
+  drop_programs()
   jax.clear_caches()
   gc.collect()
   return True
@@ -143,6 +147,67 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 def compiler_options(platform: str | None = None) -> dict[str, Any]:
   """`compiler_options` of `jax.jit` for programs that render; by default for JAX's own platform."""
   return _OPTIONS.get(platform or jax.default_backend(), {})
+
+
+# --- compiled programs ---
+
+# A program of a fit takes some 20 MiB, and hundreds of the memory mappings that Linux grants a
+# process. An encode has four or five, and pictures of about one size share them.
+_MAX_PROGRAMS = 24
+_programs: OrderedDict[Hashable, Any] = OrderedDict()
+_programs_lock = threading.Lock()
+
+
+def call(function: Callable[..., Any], *arguments: Any, **static: Any) -> Any:
+  """`function(*arguments, **static)`, compiled for these shapes and these hashable static values.
+
+  Like `jax.jit`, which keeps every program that a process has ever compiled; here the programs that
+  were used last are kept, and so a process that meets many shapes lives on. `arguments` are
+  pytrees of arrays, all on the devices of `place` or in NumPy.
+  """
+  leaves, tree = jax.tree.flatten(arguments)
+  shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+  key = function, tuple(sorted(static.items())), tree, shapes, mesh()
+  with _programs_lock:
+    program = _programs.pop(key, None)
+  if program is None:
+    clear_programs_if_many()
+    lowered = jax.jit(partial(function, **static)).lower(*arguments)
+    program = lowered.compile(compiler_options=compiler_options())
+    _return_freed_memory()
+  with _programs_lock:
+    _programs[key] = program
+    while len(_programs) > _MAX_PROGRAMS:
+      _programs.popitem(last=False)
+  return program(*arguments)
+
+
+@lru_cache
+def _malloc_trim() -> Callable[[int], int] | None:
+  return getattr(ctypes.CDLL(None), 'malloc_trim', None) if os.name == 'posix' else None
+
+
+def _return_freed_memory() -> None:
+  """Returns to the system what the compiler has freed, which glibc keeps: some 30 MiB a program."""
+  trim = _malloc_trim()
+  if trim is not None:
+    trim(0)
+
+
+def drop_programs() -> None:
+  """Forgets all the programs of `call`."""
+  with _programs_lock:
+    _programs.clear()
+
+
+def place(tree: Any) -> Any:
+  """Puts arrays on all the devices that work on one image; nothing moves where they are already."""
+  return jax.device_put(tree, NamedSharding(mesh(), P()))
+
+
+def fetch(tree: Any) -> Any:
+  """Puts arrays on one device: host steps and callers do not expect arrays of several."""
+  return jax.device_put(tree, jax.local_devices()[0])
 
 
 def over_devices(function: Callable[..., Any]) -> Callable[..., Any]:

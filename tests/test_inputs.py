@@ -179,3 +179,13 @@ def test_any_buffer_is_bytes():
 def test_what_is_no_bytes_is_refused(data, message):
   with pytest.raises(TypeError, match=f'data: wanted the bytes of a file, {message}'):
     inputs.checked_bytes(data)
+
+
+def test_a_fit_checks_what_it_is_given():
+  image = np.zeros((4, 4, 3), np.float32)
+  with pytest.raises(ValueError, match="num_gaussians: wanted a whole number, got '60'"):
+    cg.fit_image(image, '60')
+  with pytest.raises(TypeError, match='image: wanted'):
+    cg.fit_image([[0.0]], 3)
+  with pytest.raises(TypeError, match='settings: wanted'):
+    cg.fit_image(image, 3, {'steps': 3})

@@ -186,7 +186,8 @@ def measure_xla(scene: Scene, target: Float[Array, 'H W C']) -> dict[str, Any]:
   (bin_program, bins), capacity = tiles.grow_until_it_fits(first, attempt)
 
   def tile_target(target):
-    return stacked(layout.tile_target(target, axis=axis, block=capacity.chunks))
+    image = layout.PaddedImage(target, tiles.Size(height, width))
+    return stacked(layout.tile_target(image, axis=axis, block=capacity.chunks))
 
   tiled = _on_devices(tile_target, P(axis))(target)
   forward = _on_devices(render, P(), (P(), P(axis)))
@@ -287,7 +288,7 @@ def blocked_step(scene: Scene, target: Float[Array, 'H W C']) -> tuple[float, fl
   """A block of steps as a fit runs it: seconds of the first call, warm ms a step."""
   optimizer = optimizers.adam(1000)
   start = initial_state(scene.gaussians, (), optimizer)
-  stage = plain_stage(start, blocks.place(target), BLOCK_STEPS, optimizer=optimizer)
+  stage = plain_stage(start, np.asarray(target), BLOCK_STEPS, optimizer=optimizer)
   timing = _timed(lambda: blocks.run_block(stage, start)[0].params)
   return timing.first, 1e3 * timing.median / BLOCK_STEPS
 

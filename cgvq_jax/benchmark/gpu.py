@@ -26,7 +26,7 @@ from cgvq_jax.fit import blocks, optimizers
 from cgvq_jax.fit.api import fit_image
 from cgvq_jax.fit.losses import l2
 from cgvq_jax.fit.settings import FitSettings
-from cgvq_jax.fit.stages import BLOCK_STEPS, initial_state, unquantized
+from cgvq_jax.fit.stages import BLOCK_STEPS, FitState, unquantized
 from cgvq_jax.io import datasets, images
 from cgvq_jax.methods import registry
 from cgvq_jax.metrics import psnr
@@ -122,7 +122,8 @@ def measure(
     **options,
   )
   bins = make_bins(gaussians)
-  tiled = layout.tile_target(target, block=capacity.chunks, tile_shape=shape)
+  image = layout.PaddedImage(target, tiles.Size(height, width))
+  tiled = layout.tile_target(image, block=capacity.chunks, tile_shape=shape)
   how: dict[str, Any] = {'implementation': name}
   render = over_batch(lambda g, b: api.rasterize_binned(g, b, height, width, **how))
   error = over_batch(lambda g, b, t: api.mean_error(l2.error, t, g, b, **how), shared=1)
@@ -132,16 +133,16 @@ def measure(
     blocks.block,
     forward=unquantized,
     loss=l2,
-    optimizer=optimizer,
+    update=optimizer.update,
     steps=steps,
     capacity=capacity._replace(pairs=2 * capacity.pairs),
     implementation=name,
     tile_shape=shape,
   )
-  states = jax.vmap(lambda g: initial_state(g, (), optimizer))(gaussians)
+  states = jax.vmap(lambda g: FitState(g, (), optimizer.init(g), jnp.int32(0)))(gaussians)
   stopwatch = Stopwatch()
   step = jax.jit(jax.vmap(block, in_axes=(0, None, None)), **options)
-  step = step.lower(states, None, target).compile()
+  step = step.lower(states, None, image).compile()
   compile_s = stopwatch.elapsed
 
   pairs = float(jnp.sum(bins.num_pairs)) / batch * shape.num_pixels
@@ -153,7 +154,7 @@ def measure(
     'value_and_grad_ms': lambda: error(gaussians, bins, tiled),
   }
   times = {part: 1e3 * _seconds(call, min_seconds) / batch for part, call in per_image.items()}
-  block_ms = 1e3 * _seconds(lambda: step(states, None, target).state, min_seconds)
+  block_ms = 1e3 * _seconds(lambda: step(states, None, image).state, min_seconds)
   images_a_second = 1e3 / (times['binning_ms'] + times['render_ms'])
   return {
     'implementation': name,

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Float
 
 from cgvq_jax import devices
 from cgvq_jax.benchmark.scenes import SCENES, Scene, Scenes
@@ -40,7 +41,7 @@ def parts_of(program_text: str) -> dict[str, str]:
   return parts
 
 
-def _stage(scene: Scene, target: Float[Array, 'H W C'], name: str) -> Stage:
+def _stage(scene: Scene, target: Float[np.ndarray, 'H W C'], name: str) -> Stage:
   """Steps of the fit, for 'fit'; else the last stage of the method of this name."""
   gaussians = scene.gaussians
   if name != 'fit':
@@ -60,7 +61,7 @@ def profile(
   rows = []
   print(tables.header(['scene', 'stage', 'part', 'ms a step', 'share']))
   for stage in stages:
-    lowered, arguments = blocks.lower_block(_stage(scene, target, stage))
+    lowered, arguments = blocks.lower_block(_stage(scene, np.asarray(target), stage))
     program = lowered.compile(compiler_options=devices.compiler_options())
     parts = parts_of(program.as_text() or '')
     jax.block_until_ready(program(*arguments))

@@ -7,25 +7,33 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
-from cgvq_jax import devices
+from cgvq_jax import devices, inputs
 from cgvq_jax.extensions import Registry
 from cgvq_jax.fit import densify, driver
-from cgvq_jax.fit.blocks import fetch, place
-from cgvq_jax.fit.densify import DENSIFIERS
+from cgvq_jax.fit.densify import DENSIFIERS, Growth
 from cgvq_jax.fit.driver import Hooks
 from cgvq_jax.fit.initialize import INITIALIZERS
 from cgvq_jax.fit.losses import LOSSES, Loss
 from cgvq_jax.fit.optimizers import OPTIMIZERS
-from cgvq_jax.fit.settings import FitSettings
-from cgvq_jax.fit.stages import Progress, Stage, StageState, blocks_of, initial_state, unquantized
+from cgvq_jax.fit.settings import FitSettings, check_settings
+from cgvq_jax.fit.stages import (
+  Progress,
+  Stage,
+  StageState,
+  blocks_of,
+  initial_state,
+  padded_target,
+  unquantized,
+)
 from cgvq_jax.primitives.trees import Gaussians
+from cgvq_jax.rasterize.layout import with_inactive
+from cgvq_jax.rasterize.tiles import round_gaussians
 
-Initializer = Callable[[PRNGKeyArray, Float[Array, 'H W C'], int], Gaussians]
+Initializer = Callable[[PRNGKeyArray, Float[np.ndarray, 'H W C'], int], Gaussians]
 
 # The fields of FitSettings that are names or functions, and the names that there are.
 REGISTRIES: dict[str, Registry[Any]] = {
@@ -40,7 +48,7 @@ class Functions(NamedTuple):
   """The functions of `FitSettings`."""
 
   initializer: Initializer
-  densifier: Callable[[int, float], densify.Densifier]
+  densifier: Callable[[int, Growth], densify.Densifier]
   optimizer: Callable[[int], optax.GradientTransformation]
   loss: Loss
 
@@ -55,36 +63,34 @@ def functions_of(settings: FitSettings) -> Functions:
 
 def fit_stage(
   key: PRNGKeyArray,
-  target: Float[Array, 'H W C'],
-  num_gaussians: int,
+  target: Float[np.ndarray, 'H W C'],
+  growth: Growth,
   settings: FitSettings,
-  min_gain: float = densify.MIN_GAIN,
 ) -> Stage:
   """The stage 'fit': initialize, then grow and relocate between blocks of steps.
 
-  Finishes with the Gaussians that were ever visible: a picture that needs fewer than
-  `num_gaussians` gets fewer. `min_gain` is the squared error, summed over samples, below which a
-  place is not worth a Gaussian. Raises ValueError where the initializer makes another number than
-  it was asked for.
+  Finishes with the Gaussians that were ever visible: a picture that needs fewer than the budget
+  gets fewer, and one with places worth the price of more gets more. Raises ValueError where the
+  initializer makes another number than it was asked for.
   """
   functions, steps = functions_of(settings), settings.steps
-  densifier, optimizer = functions.densifier(steps, min_gain), functions.optimizer(steps)
-  first = densifier.first(num_gaussians)
+  densifier, optimizer = functions.densifier(steps, growth), functions.optimizer(steps)
+  first = densifier.first
   gaussians = functions.initializer(key, target, first)
   if gaussians.num_gaussians != first:
     raise ValueError(f'initializer: wanted {first} Gaussians, got {gaussians.num_gaussians}')
-  gaussians = densify.with_inactive(gaussians, num_gaussians)
-  target = fetch(jnp.asarray(target, jnp.float32))
+  gaussians = with_inactive(gaussians, round_gaussians(growth.budget))
+  padded = padded_target(target, functions.loss)
 
   def after_block(state: StageState, progress: Progress) -> tuple[StageState, Progress]:
     if densifier.between and progress.step < steps:
-      state = replace(state, current=densifier.between(state.current, target))
+      state = replace(state, current=densifier.between(state.current, padded))
     return state, progress
 
   return Stage(
     name='fit',
     num_steps=steps,
-    target=place(target),
+    target=padded,
     start=StageState(initial_state(gaussians, (), optimizer)),
     forward=unquantized,
     optimizer=optimizer,
@@ -97,7 +103,7 @@ def fit_stage(
 
 @devices.own_configuration()
 def fit_image(
-  image: Float[np.ndarray, 'H W C'] | Float[Array, 'H W C'],
+  image: Float[np.ndarray, 'H W C'],
   num_gaussians: int,
   settings: FitSettings = FitSettings(),
   hooks: Hooks = Hooks(),
@@ -106,8 +112,14 @@ def fit_image(
 ) -> Gaussians:
   """Fits at most `num_gaussians` free Gaussians to an image in 0..1: the first half of `encode`.
 
+  `min_gain` is the squared error, summed over samples, below which a place is not worth a Gaussian.
   Raises ValueError as `fit_stage`, FitError where the fit diverges, DeviceError where JAX has no
   device. Computes in float32 as `codec.encode` does.
   """
-  target, key = jnp.asarray(image, jnp.float32), jax.random.key(settings.seed)
-  return driver.run([lambda _: fit_stage(key, target, num_gaussians, settings, min_gain)], hooks)
+  image = inputs.checked_image(image)
+  inputs.check_number('num_gaussians', num_gaussians, 1)
+  check_settings(settings)
+  inputs.check_hooks(hooks)
+  target, key = np.asarray(image, np.float32), jax.random.key(settings.seed)
+  growth = Growth(num_gaussians, min_gain)
+  return driver.run([lambda _: fit_stage(key, target, growth, settings)], hooks)

@@ -7,7 +7,7 @@ Gaussian is ever dropped.
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,15 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from cgvq_jax import devices
 from cgvq_jax.fit.losses import Loss, MeanError
 from cgvq_jax.fit.stages import BLOCK_STEPS, FitState, ForwardFn, Progress, Stage
 from cgvq_jax.rasterize import api, limits
-from cgvq_jax.rasterize.layout import tile_target
+from cgvq_jax.rasterize.layout import PaddedImage, tile_target
 from cgvq_jax.rasterize.tiles import (
   BLOCK,
   TILE,
@@ -44,16 +42,10 @@ def _nonfinite(tree: Any) -> Any:
   return jax.tree.map(lambda leaf: ~jnp.all(jnp.isfinite(leaf)), tree)
 
 
-@lru_cache
-def _block_program():
-  # Made at the first call: which options apply is known only once there is a backend.
-  def program(state, context, target, steps, **static):
-    # Each device bins and renders its share of the image, and repeats everything else: small work
-    # is done faster than it is sent. All get the same gradient, so their states stay equal.
-    return devices.over_devices(partial(block, **static))(state, context, target, steps)
-
-  static = ('forward', 'loss', 'optimizer', 'capacity', 'implementation')
-  return jax.jit(program, static_argnames=static, compiler_options=devices.compiler_options())
+def _block_on_devices(state, context, target, steps, **static):
+  # Each device bins and renders its share of the image, and repeats everything else: small work
+  # is done faster than it is sent. All get the same gradient, so their states stay equal.
+  return devices.over_devices(partial(block, **static))(state, context, target, steps)
 
 
 def first_capacity(
@@ -73,7 +65,7 @@ def _squared_error(image, target):
   return (jnp.clip(image, 0.0, 1.0) - target) ** 2
 
 
-def _value_and_gradient(loss: Loss, target, chunks: int, shape: TileShape, **how):
+def _value_and_gradient(loss: Loss, target: PaddedImage, chunks: int, shape: TileShape, **how):
   """(gaussians, bins) -> the loss and the mean squared error of the clamped image, [2], and the
   loss's gradient by the Gaussians."""
   if isinstance(loss, MeanError) and chunks <= _MOST_CHUNKS:
@@ -83,12 +75,18 @@ def _value_and_gradient(loss: Loss, target, chunks: int, shape: TileShape, **how
       return loss.error(image, target), _squared_error(image, target)
 
     return partial(api.mean_errors, errors, tiled, **how)
-  height, width, _ = target.shape
+  pixels = target.pixels  # without padding, unless there are too many chunks
+  height, width, channels = pixels.shape
 
   def objective(gaussians, bins):
     image = api.rasterize_binned(gaussians, bins, height, width, **how)
-    value = loss(image, target)
-    return value, jnp.stack([value, jnp.mean(_squared_error(image, target))])
+    if isinstance(loss, MeanError):
+      counted = target.inside[..., None]
+      share = counted / (target.size.height * target.size.width * channels)
+      value = jnp.sum(jnp.where(counted, loss.error(image, pixels), 0) * share)
+    else:
+      share, value = 1 / pixels.size, loss(image, pixels)
+    return value, jnp.stack([value, jnp.sum(share * _squared_error(image, pixels))])
 
   def values_and_gradient(gaussians, bins):
     (_, values), gradient = jax.value_and_grad(objective, has_aux=True)(gaussians, bins)
@@ -110,12 +108,12 @@ class Block(NamedTuple):
 def block(
   state: FitState,
   context: Any,
-  target: Float[Array, 'H W C'],
+  target: PaddedImage,
   steps: Int[Array, ''] | int,
   *,
   forward: ForwardFn,
   loss: Loss,
-  optimizer: optax.GradientTransformation,
+  update: optax.TransformUpdateFn,
   capacity: Capacity,
   implementation: str | None = None,
   tile_shape: TileShape | None = None,
@@ -128,15 +126,15 @@ def block(
   and changes nothing.
 
   Public for drivers that jit it another way, such as over a batch of images by `jax.vmap`. Within
-  a `shard_map` over `axis` its devices share the image.
+  a `shard_map` over `axis` its devices share the image. `update` is the optimizer's.
   """
-  height, width, _ = target.shape
+  height, width, _ = target.pixels.shape
   share, shape = own_share(axis), tile_shape or api.tile_shape(implementation)
   how = {'axis': axis, 'implementation': implementation}
   objective = _value_and_gradient(loss, target, capacity.chunks, shape, **how)
 
   def make_bins(gaussians, before: Capacity):
-    bins = bin_gaussians(gaussians, height, width, capacity.pairs, share, shape)
+    bins = bin_gaussians(gaussians, height, width, capacity.pairs, share, shape, target.size)
     return bins, jax.tree.map(jnp.maximum, before, Capacity(bins.num_pairs, bins.most_chunks))
 
   def iteration(i, before: Block):
@@ -153,7 +151,7 @@ def block(
     value += penalty
     (gradient,) = pullback((gradient, jnp.ones_like(penalty)))
     with jax.named_scope('update'):
-      updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+      updates, optimizer_state = update(gradient, state.optimizer, state.params)
       params = optax.apply_updates(state.params, updates)
     stepped = FitState(params, carry, optimizer_state, state.step + 1)
     # What is not finite counts as long as the lists were complete; else the block is run again.
@@ -192,20 +190,11 @@ def _raise_if_not_finite(wrong, first_step: int) -> None:
   raise FitError(f'not finite at step {first_step + at}: gradient of {where}')
 
 
-def place(tree: Any) -> Any:
-  """Puts arrays on all the devices that work on one image; nothing moves where they are already."""
-  return jax.device_put(tree, NamedSharding(devices.mesh(), P()))
-
-
-def fetch(tree: Any) -> Any:
-  """Puts arrays on one device: host steps and callers do not expect arrays of several."""
-  return jax.device_put(tree, jax.local_devices()[0])
-
-
 def _first_capacity(stage: Stage, state: FitState, context: Any, name: str | None) -> Capacity:
   """A first guess. Raises ValueError where sizes do not fit each other."""
   gaussians = jax.eval_shape(stage.forward, state.params, state.carry, context).gaussians
-  height, width, channels = stage.target.shape
+  height, width = int(stage.target.size.height), int(stage.target.size.width)
+  channels = stage.target.pixels.shape[-1]
   limits.validate(gaussians, height, width)
   if channels != gaussians.num_channels:
     raise ValueError(f'target: wanted {gaussians.num_channels} channels, got {channels}')
@@ -215,9 +204,9 @@ def _first_capacity(stage: Stage, state: FitState, context: Any, name: str | Non
 def _arguments(stage: Stage, state: FitState, name: str | None) -> tuple[Any, dict[str, Any]]:
   """What the block program takes: placed arrays, and static values."""
   count, context = stage.next_block(int(state.step))
-  arrays = place((state, context, jnp.asarray(stage.target, jnp.float32)))
-  static = {'forward': stage.forward, 'loss': stage.loss, 'optimizer': stage.optimizer}
-  return (*arrays, np.int32(count)), {**static, 'implementation': name}
+  arrays = devices.place((state, context, stage.target, np.int32(count)))
+  static = {'forward': stage.forward, 'loss': stage.loss, 'update': stage.optimizer.update}
+  return arrays, {**static, 'implementation': name}
 
 
 def lower_block(stage: Stage, *, implementation: str | None = None):
@@ -225,7 +214,8 @@ def lower_block(stage: Stage, *, implementation: str | None = None):
   name = api.chosen(implementation, from_lists=True)
   arguments, static = _arguments(stage, stage.start.current, name)
   capacity = _first_capacity(stage, arguments[0], arguments[1], name)
-  return _block_program().lower(*arguments, **static, capacity=capacity), arguments
+  program = jax.jit(partial(_block_on_devices, **static, capacity=capacity))
+  return program.lower(*arguments), arguments
 
 
 def run_block(
@@ -243,10 +233,10 @@ def run_block(
   name = api.chosen(implementation, from_lists=True)
   arguments, static = _arguments(stage, state, name)
   capacity = capacity or _first_capacity(stage, arguments[0], arguments[1], name)
-  done, count = int(state.step), int(arguments[-1])
+  done, (count, _) = int(state.step), stage.next_block(int(state.step))
 
   def attempt(capacity: Capacity) -> tuple[Block, Capacity]:
-    after = _block_program()(*arguments, **static, capacity=capacity)
+    after = devices.call(_block_on_devices, *arguments, **static, capacity=capacity)
     _raise_if_not_finite(after.wrong, done)
     return after, Capacity(*map(int, after.needed))
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from cgvq_jax.fit.blocks import Capacity, fetch, run_block
+from cgvq_jax.devices import fetch
+from cgvq_jax.fit.blocks import Capacity, run_block
 from cgvq_jax.fit.stages import Progress, Stage, Stages, StageState
 
 

@@ -1,54 +1,48 @@
-"""Initial Gaussians for a fit: (key, image, N) -> Gaussians."""
+"""Initial Gaussians for a fit: (key, image, N) -> Gaussians.
+
+Those of this file are made by NumPy, once for each image: a program would be one for each size.
+"""
 
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import jax
-import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+import numpy as np
+from jaxtyping import Float, Int, PRNGKeyArray
 
 from cgvq_jax.extensions import Registry
 from cgvq_jax.primitives.trees import Gaussians
 
 
-def gradient_magnitude(image: Float[Array, 'H W C']) -> Float[Array, 'H W']:
+def random_generator(key: PRNGKeyArray, *stream: int) -> np.random.Generator:
+  """NumPy's random numbers of a JAX key; `stream` names one of several sequences."""
+  return np.random.default_rng([*np.asarray(jax.random.key_data(key)), *stream])
+
+
+def gradient_magnitude(image: Float[np.ndarray, 'H W C']) -> Float[np.ndarray, 'H W']:
   """|grad I| by central differences, root of the sum over channels; borders repeat."""
-  padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)), mode='edge')
+  padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode='edge')
   dx = (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2
   dy = (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2
-  return jnp.sqrt(jnp.sum(dx**2 + dy**2, axis=-1))
+  return np.sqrt(np.sum(dx**2 + dy**2, axis=-1))
 
 
-def _sample_pixels(key, density: Float[Array, 'H W'], num: int) -> tuple[Int[Array, 'N'], ...]:
-  """Draws `num` pixels (row, column) from a density that sums to 1: by systematic sampling over the
-  rows, so that no band of the image is left out by chance, and independently within a row."""
-  height, width = density.shape
-  row_key, column_key = jax.random.split(key)
-  # Two short cumulative sums: one over all the pixels of a large image would exhaust float32.
-  row_cdf = jnp.cumsum(jnp.sum(density, axis=1))
-  u = (jnp.arange(num) + jax.random.uniform(row_key, (num,))) / num
-  row = jnp.searchsorted(row_cdf, u * row_cdf[-1], side='right').clip(0, height - 1)
-  column_cdf = jnp.cumsum(density, axis=1)
-  target = jax.random.uniform(column_key, (num,)) * column_cdf[row, -1]
-
-  def halve(_, bounds):
-    low, high = bounds
-    middle = (low + high) // 2
-    right = column_cdf[row, middle] <= target
-    return jnp.where(right, middle + 1, low), jnp.where(right, high, middle)
-
-  bounds = jnp.zeros(num, jnp.int32), jnp.full(num, width - 1)
-  column, _ = lax.fori_loop(0, math.ceil(math.log2(width + 1)) + 1, halve, bounds)
-  return row, column.clip(0, width - 1)
+def _sample_pixels(
+  rng: np.random.Generator, density: Float[np.ndarray, 'H W'], num: int
+) -> tuple[Int[np.ndarray, 'N'], Int[np.ndarray, 'N']]:
+  """Draws `num` pixels (row, column) from a density: by systematic sampling, so that no part of the
+  image is left out by chance."""
+  cdf = np.cumsum(density, dtype=np.float64)
+  at = (np.arange(num) + rng.random(num)) / num * cdf[-1]
+  pixel = np.searchsorted(cdf, at, side='right').clip(0, density.size - 1)
+  row, column = np.divmod(pixel, density.shape[1])
+  return row, column
 
 
-@partial(jax.jit, static_argnames='num_gaussians')
 def gradient_guided(
   key: PRNGKeyArray,
-  image: Float[Array, 'H W C'],
+  image: Float[np.ndarray, 'H W C'],
   num_gaussians: int,
   *,
   uniform_share: float = 0.05,
@@ -61,37 +55,40 @@ def gradient_guided(
   share. With lambda Gaussians per px^2 there, the standard deviations are relative_scale /
   sqrt(lambda) px; the colour is color_share of the pixel's, since neighbours overlap and add.
   """
-  height, width, channels = image.shape
-  magnitude = gradient_magnitude(image)
-  total = jnp.sum(magnitude)
-  share = jnp.where(total > 0, 1 - uniform_share, 0.0)  # a flat image has no gradient to follow
-  density = share * magnitude / jnp.maximum(total, 1e-12) + (1 - share) / (height * width)
-  pixel_key, jitter_key = jax.random.split(key)
-  row, column = _sample_pixels(pixel_key, density, num_gaussians)
-  mean = jnp.stack([column, row], -1) + jax.random.uniform(jitter_key, (num_gaussians, 2))
-  scale = relative_scale / jnp.sqrt(num_gaussians * density[row, column])
-  scale = jnp.clip(scale, 0.3, relative_scale * math.hypot(height, width))
-  return Gaussians(
+  pixels, rng = np.asarray(image, np.float32), random_generator(key)
+  height, width, channels = pixels.shape
+  magnitude = gradient_magnitude(pixels)
+  total = np.sum(magnitude, dtype=np.float64)
+  share = 1 - uniform_share if total > 0 else 0.0  # a flat image has no gradient to follow
+  density = share * magnitude / max(total, 1e-12) + (1 - share) / (height * width)
+  row, column = _sample_pixels(rng, density, num_gaussians)
+  mean = np.stack([column, row], -1) + rng.random((num_gaussians, 2))
+  scale = relative_scale / np.sqrt(num_gaussians * density[row, column])
+  scale = np.clip(scale, 0.3, relative_scale * math.hypot(height, width))
+  return _in_float32(
     mean_xy=mean,
-    log_scale=jnp.broadcast_to(jnp.log(scale)[:, None], (num_gaussians, 2)),
-    rotation=jnp.zeros(num_gaussians),
-    color=color_share * image[row, column].reshape(num_gaussians, channels),
+    log_scale=np.repeat(np.log(scale)[:, None], 2, axis=1),
+    rotation=np.zeros(num_gaussians),
+    color=color_share * pixels[row, column].reshape(num_gaussians, channels),
   )
 
 
-@partial(jax.jit, static_argnames='num_gaussians')
-def random(key: PRNGKeyArray, image: Float[Array, 'H W C'], num_gaussians: int) -> Gaussians:
+def random(key: PRNGKeyArray, image: Float[np.ndarray, 'H W C'], num_gaussians: int) -> Gaussians:
   """The papers' initial values (GaussianImage's released code, rotation-scale variant), all
   uniform: positions in the image, standard deviations in 0.5-1.5 px, rotations in 0-2 pi, colours
   in 0-1."""
-  height, width, channels = image.shape
-  keys = jax.random.split(key, 4)
-  return Gaussians(
-    mean_xy=jax.random.uniform(keys[0], (num_gaussians, 2)) * jnp.array([width, height]),
-    log_scale=jnp.log(0.5 + jax.random.uniform(keys[1], (num_gaussians, 2))),
-    rotation=2 * jnp.pi * jax.random.uniform(keys[2], (num_gaussians,)),
-    color=jax.random.uniform(keys[3], (num_gaussians, channels)),
+  height, width, channels = np.shape(image)
+  rng = random_generator(key)
+  return _in_float32(
+    mean_xy=rng.random((num_gaussians, 2)) * [width, height],
+    log_scale=np.log(0.5 + rng.random((num_gaussians, 2))),
+    rotation=2 * np.pi * rng.random(num_gaussians),
+    color=rng.random((num_gaussians, channels)),
   )
+
+
+def _in_float32(**arrays: np.ndarray) -> Gaussians:
+  return Gaussians(**{name: array.astype(np.float32) for name, array in arrays.items()})
 
 
 INITIALIZERS = Registry('initializer', {'gradient_guided': gradient_guided, 'random': random})

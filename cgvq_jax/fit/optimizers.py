@@ -119,6 +119,31 @@ def _per_attribute(rates: Any) -> optax.GradientTransformation:
   return optax.stateless(scaled)
 
 
+class _DecayState(NamedTuple):
+  count: jax.Array  # steps taken
+  steps: jax.Array  # of the decay
+
+
+def _scale_by_cosine_decay(steps: int, final: float) -> optax.GradientTransformation:
+  """Minus a cosine decay from 1 to `final` over `steps` (Loshchilov and Hutter 2017, eq. 5).
+
+  The number of steps is part of the state, so that fits of any length share a program.
+  """
+
+  def init(params):
+    del params
+    return _DecayState(jnp.zeros((), jnp.int32), jnp.full((), steps, jnp.int32))
+
+  def update(updates, state, params=None):
+    del params
+    done = jnp.minimum(state.count / state.steps, 1.0)
+    factor = final + (1 - final) * (1 + jnp.cos(jnp.pi * done)) / 2
+    state = state._replace(count=state.count + 1)
+    return jax.tree.map(lambda u: -factor * u, updates), state
+
+  return optax.GradientTransformation(init, update)
+
+
 @lru_cache
 def adam(
   steps: int = 1000,
@@ -133,13 +158,18 @@ def adam(
   """Adam with one learning rate per attribute and a cosine decay to `final` of it over `steps`.
 
   `rates` is a prefix of the parameters' tree (default: RATES), in the units of the `frame`.
-  `preconditioner` replaces Adam's scaling, as `scale_by_adan` does. Cached: equal arguments give
-  the same object, so a program that has it as a static argument is compiled once.
+  `preconditioner` replaces Adam's scaling, as `scale_by_adan` does. Optimizers that differ in
+  `steps` alone have the same `update`, and so share the programs that it is part of.
   """
   rates = RATES if rates is None else rates
+  one = _adam(1, rates, b1, b2, final, frame, preconditioner)
+  return _adam(steps, rates, b1, b2, final, frame, preconditioner)._replace(update=one.update)
+
+
+@lru_cache
+def _adam(steps, rates, b1, b2, final, frame, preconditioner) -> optax.GradientTransformation:
   scaling = preconditioner() if preconditioner else optax.scale_by_adam(b1=b1, b2=b2, eps=1e-15)
-  schedule = optax.cosine_decay_schedule(-1.0, steps, alpha=final)
-  return frame(optax.chain(scaling, _per_attribute(rates), optax.scale_by_schedule(schedule)))
+  return frame(optax.chain(scaling, _per_attribute(rates), _scale_by_cosine_decay(steps, final)))
 
 
 @lru_cache

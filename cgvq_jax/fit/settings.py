@@ -17,7 +17,7 @@ class FitSettings(NamedTuple):
   The last four are names of the registries (`fit.initialize.INITIALIZERS` and so on) or functions:
 
     initializer  (key, image, N) -> Gaussians
-    densifier    (steps, min_gain) -> `densify.Densifier`
+    densifier    (steps, `densify.Growth`) -> `densify.Densifier`
     optimizer    (steps) -> `optax.GradientTransformation`
     loss         (rendered, target) -> scalar, both [H, W, C]; twice as fast as a `MeanError`
   """

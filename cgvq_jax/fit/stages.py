@@ -11,12 +11,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from cgvq_jax.fit.losses import Loss, clamped_l2
+from cgvq_jax import devices
+from cgvq_jax.fit.losses import Loss, MeanError, clamped_l2
 from cgvq_jax.primitives.trees import Gaussians
+from cgvq_jax.rasterize.layout import PaddedImage, padded_image
 
 BLOCK_STEPS = 50  # at most, of a block: how often progress is shown and a state can be saved
 
@@ -51,7 +54,7 @@ class FitState:
 
 def initial_state(params: Any, carry: Any, optimizer: optax.GradientTransformation) -> FitState:
   """The state before the first step."""
-  return FitState(params, carry, optimizer.init(params), jnp.zeros((), jnp.int32))
+  return FitState(params, carry, devices.call(optimizer.init, params), np.int32(0))  # pyright: ignore
 
 
 @struct.dataclass
@@ -87,7 +90,7 @@ class Stage(NamedTuple):
 
   name: str
   num_steps: int  # in all
-  target: Float[Array, 'H W C']
+  target: PaddedImage
   start: StageState
   forward: ForwardFn
   optimizer: optax.GradientTransformation
@@ -96,6 +99,16 @@ class Stage(NamedTuple):
   # (state, progress) after a block -> the state to go on from and the progress to show.
   after_block: Callable[[StageState, Progress], tuple[StageState, Progress]]
   finish: Callable[[StageState], Any]  # the last state -> what the next stage starts from
+
+
+def padded_target(image: Float[np.ndarray, 'H W C'], loss: Loss) -> PaddedImage:
+  """`Stage.target`, on the stage's devices.
+
+  A loss that is a mean over samples leaves out those of the padding. Another sees the image as it
+  is, and each size has its own programs.
+  """
+  exactly = not isinstance(loss, MeanError)
+  return devices.place(padded_image(np.asarray(image), exactly=exactly))
 
 
 # What the stage before finished with (None for the first) -> the stage.
@@ -115,7 +128,7 @@ def unchanged(state: StageState, progress: Progress) -> tuple[StageState, Progre
 
 def plain_stage(
   start: FitState,
-  target: Float[Array, 'H W C'],
+  target: Float[np.ndarray, 'H W C'],
   steps: int,
   *,
   optimizer: optax.GradientTransformation,
@@ -128,7 +141,7 @@ def plain_stage(
   return Stage(
     name='fit',
     num_steps=steps,
-    target=target,
+    target=padded_target(target, loss),
     start=StageState(start),
     forward=forward,
     optimizer=optimizer,

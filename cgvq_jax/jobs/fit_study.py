@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from cgvq_jax import devices, metrics
+from cgvq_jax import metrics
 from cgvq_jax.console import check_interrupt, say
 from cgvq_jax.evaluate import plots
 from cgvq_jax.evaluate.tables import table
@@ -77,7 +77,6 @@ def run(
         with reported(f'{source.name} {name}', failures):
           row = _read_row(path, settings)
           if row is None:
-            devices.clear_programs_if_many()
             row = _fit(source.name, name, pixels, fit)
             base.write_json(path, {'settings': settings, 'row': row})
             made += 1

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cgvq_jax import codec, devices, metrics
+from cgvq_jax import codec, metrics
 from cgvq_jax.bitstream import container
 from cgvq_jax.console import say
 from cgvq_jax.evaluate import baselines, compare, report, similarity
@@ -156,7 +156,6 @@ def run(
           records[task.file] = record
           unchanged += 1
           continue
-        devices.clear_programs_if_many()
         with reported(task.title, failures):
           records[task.file] = _make(task, image.pixels, checkpoint_seconds)
           made += 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Float
 
 from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.fit.stages import Stages
@@ -32,6 +33,6 @@ class Method(Protocol):
     """Raises ValueError where an option is out of range or does not fit the channels."""
     ...
 
-  def stages(self, target: Float[Array, 'H W C'], settings: FitSettings) -> Stages:
+  def stages(self, target: Float[np.ndarray, 'H W C'], settings: FitSettings) -> Stages:
     """How to encode an image."""
     ...

@@ -21,9 +21,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from cgvq_jax.bitstream.base import MAX_GAUSSIANS
 from cgvq_jax.bitstream.codebooks import MAX_CLUSTERS
 from cgvq_jax.bitstream.ordering import ORDERS
+from cgvq_jax.devices import place
 from cgvq_jax.fit import optimizers
 from cgvq_jax.fit.api import fit_stage, functions_of
-from cgvq_jax.fit.blocks import place
+from cgvq_jax.fit.densify import Growth
 from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.fit.stages import (
   FitState,
@@ -35,6 +36,7 @@ from cgvq_jax.fit.stages import (
   StageState,
   blocks_of,
   initial_state,
+  padded_target,
 )
 from cgvq_jax.inputs import check_number
 from cgvq_jax.io.images import to_bytes8
@@ -114,11 +116,11 @@ class CodebookMethod(NamedTuple):
           f' for {channels} channels, got a quantizer of others{hint}'
         )
 
-  def stages(self, target: Float[Array, 'H W C'], settings: FitSettings) -> Stages:
+  def stages(self, target: Float[np.ndarray, 'H W C'], settings: FitSettings) -> Stages:
     """Fit, then cluster and fine-tune; finishes with `CodebookSymbols`."""
     fit_key, finetune_key = jax.random.split(jax.random.key(settings.seed))
     return [
-      lambda _: fit_stage(fit_key, target, self.num_gaussians, settings),
+      lambda _: fit_stage(fit_key, target, Growth(self.num_gaussians), settings),
       lambda gaussians: clustered_stage(self, finetune_key, gaussians, target, settings),
     ]
 
@@ -312,12 +314,12 @@ def clustered_stage(
   method: CodebookMethod,
   key: PRNGKeyArray,
   gaussians: Gaussians,
-  target: Float[Array, 'H W C'],
+  target: Float[np.ndarray, 'H W C'],
   settings: FitSettings,
 ) -> Stage:
   """Clusters the fitted Gaussians: the stage 'finetune' of as many clusters, at most one each."""
   height, width, _ = target.shape
-  gaussians = jax.jit(canonical)(gaussians)
+  gaussians = jax.tree.map(jnp.asarray, canonical(gaussians))
   num_clusters = min(method.num_clusters, gaussians.num_gaussians)
   cluster_key, codebook_key = jax.random.split(key)
   labels = cluster(cluster_key, gaussians, num_clusters)
@@ -330,7 +332,7 @@ def finetune_stage(
   key: PRNGKeyArray,
   gaussians: Gaussians,
   context: Context,
-  target: Float[Array, 'H W C'],
+  target: Float[np.ndarray, 'H W C'],
   settings: FitSettings,
 ) -> Stage:
   """The stage 'finetune': trains canonical Gaussians together with the codebooks of their clusters.
@@ -339,7 +341,7 @@ def finetune_stage(
   decoded picture and not by the loss.
   """
   height, width, _ = target.shape
-  optimizer = adam(settings.finetune_steps)
+  optimizer, loss = adam(settings.finetune_steps), functions_of(settings).loss
   start = initial_finetune_state(key, gaussians, context, target, method, optimizer)
   dequantizers = {q.name: q.dequantizer for q in method.quantizers}
   pixels = np.asarray(target)
@@ -360,11 +362,11 @@ def finetune_stage(
   return Stage(
     name='finetune',
     num_steps=settings.finetune_steps,
-    target=place(target),
+    target=padded_target(target, loss),
     start=with_best(start, Best(start, jnp.array(-jnp.inf)))[0],
     forward=forward_through(method.quantizers),
     optimizer=optimizer,
-    loss=functions_of(settings).loss,
+    loss=loss,
     next_block=blocks_of(settings.finetune_steps, place(context)),
     after_block=after_block,
     finish=lambda state: symbols_of(state.memory.state),
@@ -375,7 +377,7 @@ def initial_finetune_state(
   key: PRNGKeyArray,
   gaussians: Gaussians,
   context: Context,
-  target: Float[Array, 'H W C'],
+  target: Float[np.ndarray, 'H W C'],
   method: CodebookMethod,
   optimizer: optax.GradientTransformation,
 ) -> FitState:

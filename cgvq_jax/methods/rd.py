@@ -22,12 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
 
 from cgvq_jax.bitstream.base import MAX_GAUSSIANS
-from cgvq_jax.fit import densify, optimizers
+from cgvq_jax.fit import optimizers
 from cgvq_jax.fit.api import fit_stage, functions_of
-from cgvq_jax.fit.blocks import place
+from cgvq_jax.fit.densify import Growth
+from cgvq_jax.fit.initialize import random_generator
 from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.fit.stages import (
   BLOCK_STEPS,
@@ -39,12 +40,15 @@ from cgvq_jax.fit.stages import (
   Stages,
   StageState,
   initial_state,
+  padded_target,
 )
 from cgvq_jax.methods.base import check_number
 from cgvq_jax.primitives.geometry import area, canonical, energy
 from cgvq_jax.primitives.trees import Gaussians
 from cgvq_jax.quantize import adaptive, boxes
 from cgvq_jax.quantize.adaptive import AdaptiveSymbols
+from cgvq_jax.rasterize.layout import inactive, with_inactive
+from cgvq_jax.rasterize.tiles import round_gaussians
 
 # The order in which attributes are quantized.
 ATTRIBUTES = ('log_scale', 'rotation', 'mean_xy', 'color')
@@ -103,6 +107,12 @@ class AdaptiveMethod(NamedTuple):
     octaves = (self.step_index - _STEP_INDEX) / _OCTAVE
     return max(round(num_pixels / _PIXELS_EACH * 2**octaves), 1)
 
+  def growth(self, budget: int) -> Growth:
+    """A number that was asked for is a limit; that by the size of the picture is a plan, and places
+    that gain enough get further Gaussians."""
+    price = math.inf if self.num_gaussians is not None else self.min_gain
+    return Growth(budget, self.min_gain, price)
+
   def check(self, channels: int) -> None:
     """Raises ValueError where an option is out of range; any number of channels will do."""
     del channels
@@ -110,12 +120,12 @@ class AdaptiveMethod(NamedTuple):
     if self.num_gaussians is not None:
       check_number('num_gaussians', self.num_gaussians, 1, MAX_GAUSSIANS)
 
-  def stages(self, target: Float[Array, 'H W C'], settings: FitSettings) -> Stages:
+  def stages(self, target: Float[np.ndarray, 'H W C'], settings: FitSettings) -> Stages:
     """Fit, then prune and quantize; finishes with `AdaptiveSymbols`."""
     fit_key, quantize_key = jax.random.split(jax.random.key(settings.seed))
     budget = self.gaussian_budget(math.prod(target.shape[:2]))
     return [
-      lambda _: fit_stage(fit_key, target, budget, settings, self.min_gain),
+      lambda _: fit_stage(fit_key, target, self.growth(budget), settings),
       lambda gaussians: quantize_stage(self, quantize_key, gaussians, target, settings),
     ]
 
@@ -139,14 +149,15 @@ def with_scale_floor(gaussians: Gaussians) -> Gaussians:
   A Gaussian that is thinner than a pixel and stands on a row of pixels contributes more than its
   area says, so its energy would be underestimated and its numbers quantized too coarsely.
   """
-  log_scale = jnp.logaddexp(2 * gaussians.log_scale, 2 * math.log(_SCALE_FLOOR)) / 2
-  return replace(gaussians, log_scale=log_scale)
+  xp = gaussians.log_scale.__array_namespace__()
+  floor = xp.asarray(2 * math.log(_SCALE_FLOOR), dtype=gaussians.log_scale.dtype)
+  return replace(gaussians, log_scale=xp.logaddexp(2 * gaussians.log_scale, floor) / 2)
 
 
 def without_scale_floor(gaussians: Gaussians) -> Gaussians:
   """The inverse of `with_scale_floor`, for standard deviations that are above the floor."""
-  variance = jnp.exp(2 * gaussians.log_scale) - _SCALE_FLOOR**2
-  return replace(gaussians, log_scale=jnp.log(jnp.maximum(variance, (_SCALE_FLOOR / 4) ** 2)) / 2)
+  variance = np.exp(2 * gaussians.log_scale) - _SCALE_FLOOR**2
+  return replace(gaussians, log_scale=np.log(np.maximum(variance, (_SCALE_FLOOR / 4) ** 2)) / 2)
 
 
 class RatePenalty(NamedTuple):
@@ -196,17 +207,17 @@ def adam() -> optax.GradientTransformation:
 
 
 def unquantized_state(gaussians: Gaussians) -> FitState:
-  """Nothing quantized, no energy classes yet."""
-  gaussians = jax.jit(canonical)(without_scale_floor(gaussians))
+  """Nothing quantized, no energy classes yet; of Gaussians in NumPy arrays."""
+  gaussians = canonical(without_scale_floor(gaussians))
   count, channels = gaussians.color.shape
   nothing = QuantizationState(
-    quantized=jax.tree.map(lambda a: jnp.zeros(a.shape, bool), gaussians),
-    value=jax.tree.map(jnp.zeros_like, gaussians),
-    kept=jnp.ones(count, bool),
-    energy_class=jnp.zeros(count, jnp.int32),
-    axes=jnp.zeros((channels, channels), jnp.int8),
-    low=jnp.zeros((count, 2), jnp.int32),
-    size=jnp.zeros((count, 2), jnp.int32),
+    quantized=jax.tree.map(lambda a: np.zeros(a.shape, bool), gaussians),
+    value=jax.tree.map(np.zeros_like, gaussians),
+    kept=np.ones(count, bool),
+    energy_class=np.zeros(count, np.int32),
+    axes=np.zeros((channels, channels), np.int8),
+    low=np.zeros((count, 2), np.int32),
+    size=np.zeros((count, 2), np.int32),
   )
   return initial_state(gaussians, nothing, adam())
 
@@ -246,15 +257,15 @@ def quantize_stage(
   method: AdaptiveMethod,
   key: PRNGKeyArray,
   gaussians: Gaussians,
-  target: Float[Array, 'H W C'],
+  target: Float[np.ndarray, 'H W C'],
   settings: FitSettings,
 ) -> Stage:
   """The stage 'finetune': prunes the Gaussians and quantizes them group by group."""
   height, width, _ = target.shape
-  plan = schedule(settings.finetune_steps, method.groups)
+  plan, loss = schedule(settings.finetune_steps, method.groups), functions_of(settings).loss
   # As many as the fit started with, whatever is left: pictures of one size share a program.
   count = max(method.default_budget(height * width), gaussians.num_gaussians)
-  gaussians = densify.with_inactive(gaussians, count)
+  gaussians = with_inactive(gaussians, round_gaussians(count))
   penalty = rate_penalty(method.quantization_step, method.lmbda, method.presence, target.size)
   # As arguments of the program, so that all blocks share one.
   with_penalty, without = (jax.tree.map(np.float32, p) for p in (penalty, NO_PENALTY))
@@ -275,34 +286,27 @@ def quantize_stage(
   return Stage(
     name='finetune',
     num_steps=plan.num_steps,
-    target=place(jnp.asarray(target, jnp.float32)),
+    target=padded_target(target, loss),
     start=StageState(quantized(unquantized_state(gaussians))),
     forward=forward,
     optimizer=adam(),
-    loss=functions_of(settings).loss,
+    loss=loss,
     next_block=next_block,
     after_block=after_block,
     finish=lambda state: to_symbols(state.current, method, height, width),
   )
 
 
-@jax.jit
-def _canonical_energy(params: Gaussians):
-  """The canonical parameters, and of the Gaussians that they stand for the energies and e."""
-  params = canonical(params)
-  gaussians = with_scale_floor(params)
-  return params, energy(gaussians), gaussians.color * jnp.sqrt(area(gaussians.log_scale))
-
-
 def _choose_steps(state: FitState, method: AdaptiveMethod) -> FitState:
   """Chooses energy classes and colour axes, and removes Gaussians of too little energy."""
-  params, *seen = _canonical_energy(state.params)
-  energy_of_each, e = map(np.asarray, seen)
+  params = canonical(jax.tree.map(np.asarray, state.params))
+  gaussians = with_scale_floor(params)
+  energy_of_each, e = energy(gaussians), gaussians.color * np.sqrt(area(gaussians.log_scale))
   kept = energy_of_each > method.min_gain
   kept[np.argmax(energy_of_each)] = True  # a file has one at least
   energy_class = np.zeros(energy_of_each.shape, np.int64)
   energy_class[kept] = method.classify(energy_of_each[kept], method.quantization_step)
-  nowhere = jax.tree.map(np.asarray, densify.inactive(*e.shape))
+  nowhere = inactive(*e.shape)
   carry = replace(
     jax.tree.map(np.asarray, state.carry),
     quantized=jax.tree.map(lambda leaf: np.broadcast_to(~_like(kept, leaf), leaf.shape), nowhere),
@@ -326,15 +330,16 @@ def quantize_group(
 
   `sizes` are the picture's height and width.
   """
-  if group == 0 and not np.any(state.carry.quantized.log_scale):
+  if group == 0 and not np.any(np.asarray(state.carry.quantized.log_scale)):
     state = _choose_steps(state, method)
-  # On the host, and back in one piece: JAX would compile each of these small operations.
-  free, carry = jax.tree.map(np.asarray, (_floored(state.params), state.carry))
+  # On the host: JAX would compile each of these small operations, once for each number of rows.
+  params, carry = jax.tree.map(np.asarray, (state.params, state.carry))
+  free = with_scale_floor(params)
   which, part = divmod(group, method.groups)
   name = ATTRIBUTES[which]
-  order = jax.random.permutation(jax.random.fold_in(key, which), carry.energy_class.size)
-  mine = np.zeros(carry.energy_class.size, bool)
-  mine[np.array_split(np.asarray(order), method.groups)[part]] = True
+  order = random_generator(key, which).permutation(np.flatnonzero(carry.kept))
+  mine = np.zeros(carry.kept.shape, bool)
+  mine[np.array_split(order, method.groups)[part]] = True
   if name == 'mean_xy' and not np.any(carry.size):
     low, size = np.zeros((mine.size, 2), np.int32), np.ones((mine.size, 2), np.int32)
     means = free.mean_xy[carry.kept].astype(np.float64)
@@ -349,10 +354,7 @@ def quantize_group(
     value=replace(carry.value, **{name: value}),
     quantized=replace(carry.quantized, **{name: before | new}),
   )
-  return replace(state, carry=jax.tree.map(jnp.asarray, carry))
-
-
-_floored = jax.jit(with_scale_floor)
+  return replace(state, carry=carry)
 
 
 def _log_scale_levels(log_scale, energy_class):

@@ -14,11 +14,10 @@ from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jax.custom_batching import custom_vmap
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
 from cgvq_jax import devices
@@ -31,17 +30,21 @@ from cgvq_jax.rasterize.layout import (
   errors_of_samples,
   gaussian_table,
   untile,
+  with_inactive,
 )
 from cgvq_jax.rasterize.limits import validate
 from cgvq_jax.rasterize.tiles import (
   TILE,
   Bins,
   Capacity,
+  Size,
   TileShape,
   bin_gaussians,
   grow_until_it_fits,
   initial_capacity,
   own_share,
+  round_gaussians,
+  round_side,
 )
 
 REFERENCE = 'reference'
@@ -232,23 +235,56 @@ def rasterize(
   validate(gaussians, height, width)
   if name == REFERENCE:
     return reference.rasterize(gaussians, height, width)
-  size = {'height': height, 'width': width, 'implementation': name, 'shape': tile_shape(name)}
   if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(gaussians)):
-    capacity = initial_capacity(gaussians.num_gaussians, height, width, size['shape'])
-    return rasterize_within(gaussians, capacity=capacity, **size)
-  mesh = devices.mesh()
-  count, rows = -(-gaussians.num_gaussians // mesh.size), -(-height // mesh.size)
-  everywhere = jax.device_put(gaussians, NamedSharding(mesh, P()))
+    shape = tile_shape(name)
+    capacity = initial_capacity(gaussians.num_gaussians, height, width, shape)
+    return rasterize_within(
+      gaussians, height=height, width=width, capacity=capacity, implementation=name, shape=shape
+    )
+  padded = rasterize_padded(gaussians, height, width, implementation=name)
+  # Cut out by NumPy: JAX would compile a program for each size.
+  return jax.device_put(np.asarray(padded)[:height, :width])
+
+
+def rasterize_padded(
+  gaussians: Gaussians, height: int, width: int, *, implementation: str | None = None
+) -> Float[Array, 'Hp Wp C']:
+  """The image in the upper left corner of one with sides of `tiles.round_side`, of any content.
+
+  Not to be traced, and without a gradient: for code that renders many sizes, or numbers of
+  Gaussians, by few programs. Raises ValueError on an unknown name.
+  """
+  name = chosen(implementation, from_lists=True)
+  count, shape = gaussians.num_gaussians, tile_shape(name)
+  gaussians = with_inactive(gaussians, round_gaussians(count))
+  arguments = devices.place((gaussians, Size(np.int32(height), np.int32(width))))
+  static = {'height': round_side(height), 'width': round_side(width), 'shape': shape}
 
   def attempt(capacity: Capacity):
-    if capacity.pairs > MAX_CAPACITY:
-      without_lists = size | {'implementation': ALL_PAIRS}
-      return rasterize_within(gaussians, capacity=1, **without_lists), Capacity(0)
-    image, needed = _shared_program()(everywhere, capacity=capacity.pairs, **size)
-    return image.addressable_data(0), Capacity(int(needed))
+    pairs, by = capacity.pairs, name
+    if pairs > MAX_CAPACITY:
+      pairs, by = 1, ALL_PAIRS
+    image, needed = devices.call(_render, *arguments, capacity=pairs, implementation=by, **static)
+    return image.addressable_data(0), Capacity(0 if by == ALL_PAIRS else int(needed))
 
-  first = Capacity(initial_capacity(count, rows, width, size['shape']))
-  return grow_until_it_fits(first, attempt)[0]
+  # A guess by the padded sizes, so that images which share these share a program.
+  rows = -(-gaussians.num_gaussians // devices.mesh().size)
+  first = initial_capacity(
+    rows, -(-static['height'] // devices.mesh().size), static['width'], shape
+  )
+  return grow_until_it_fits(Capacity(first), attempt)[0]
+
+
+def _render(gaussians, size, *, height, width, capacity, implementation, shape):
+  """The padded image, and the number of pairs of the device that needs most."""
+
+  def render(gaussians, size, axis):
+    bins = bin_gaussians(gaussians, height, width, capacity, own_share(axis), shape, size)
+    options = {'axis': axis, 'implementation': implementation}
+    image = rasterize_binned(gaussians, bins, height, width, **options)
+    return image, lax.pmax(bins.num_pairs, axis) if axis else bins.num_pairs
+
+  return devices.over_devices(render)(gaussians, size)
 
 
 _STATIC = ('height', 'width', 'capacity', 'implementation', 'shape')
@@ -287,19 +323,3 @@ def _any_of(flag: Bool[Array, '']) -> Bool[Array, '']:
 def _any_of_batched(size, batched, flag):
   del size
   return (jnp.any(_any_of(flag), axis=0) if batched[0] else _any_of(flag)), False
-
-
-@lru_cache
-def _shared_program():
-  # Made at the first call, since the compiler options depend on the backend. JAX takes options for
-  # a whole program only: inside another function's jit, those of that jit apply.
-  def render(gaussians, *, height, width, capacity, implementation, shape, axis):
-    bins = bin_gaussians(gaussians, height, width, capacity, own_share(axis), shape)
-    options = {'axis': axis, 'implementation': implementation}
-    image = rasterize_binned(gaussians, bins, height, width, **options)
-    return image, lax.pmax(bins.num_pairs, axis) if axis else bins.num_pairs
-
-  def program(gaussians, **static):
-    return devices.over_devices(partial(render, **static))(gaussians)
-
-  return jax.jit(program, static_argnames=_STATIC, compiler_options=devices.compiler_options())

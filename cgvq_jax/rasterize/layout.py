@@ -7,12 +7,23 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from cgvq_jax.primitives.geometry import whitening
 from cgvq_jax.primitives.trees import Gaussians
-from cgvq_jax.rasterize.tiles import BLOCK, TILE, Bins, Share, TileShape, grid, own_share
+from cgvq_jax.rasterize.tiles import (
+  BLOCK,
+  TILE,
+  Bins,
+  Share,
+  Size,
+  TileShape,
+  grid,
+  own_share,
+  round_side,
+)
 
 Table = Float[Array, 'N1 D']
 Tiles = Float[Array, 'T C P']
@@ -39,7 +50,7 @@ def errors_of_samples(
   image: Tiles,
   target: Tiles,
   counted: Bool[Array, 'T 1 P'],
-  num_samples: int,
+  num_samples: Int[Array, ''] | int,
 ) -> tuple[Float[Array, 'E'], Tiles]:
   """The contribution of these tiles to the means of errors(image, target) over all samples, and the
   cotangent of the image by the first error.
@@ -91,31 +102,71 @@ def tile_image(image: Float[Array, 'H W C'], share: Share, tile_shape: TileShape
 
 
 @struct.dataclass
+class PaddedImage:
+  """An image in the upper left corner of a larger array, so that many sizes share a program."""
+
+  pixels: Float[Array, '*B Hp Wp C']  # 0 beyond the image
+  size: Size
+
+  @property
+  def inside(self) -> Bool[Array, 'Hp Wp']:
+    """Which pixels are the image's."""
+    height, width, _ = self.pixels.shape
+    row, column = jnp.arange(height)[:, None], jnp.arange(width)
+    return (row < self.size.height) & (column < self.size.width)
+
+
+def padded_image(image: Float[np.ndarray, 'H W C'], *, exactly: bool = False) -> PaddedImage:
+  """An image, padded to sides of `tiles.round_side`, or not at all; made by NumPy."""
+  image = np.asarray(image, np.float32)
+  height, width, _ = image.shape
+  if not exactly:
+    pad = round_side(height) - height, round_side(width) - width
+    image = np.pad(image, ((0, pad[0]), (0, pad[1]), (0, 0)))
+  return PaddedImage(image, Size(np.int32(height), np.int32(width)))  # pyright: ignore
+
+
+@struct.dataclass
 class Target:
   """The tiles of a share of a target image, for `mean_errors`, and `block` tiles of padding."""
 
   pixels: Float[Array, 'T C P']
   inside: Bool[Array, 'T 1 P']
-  height: int = struct.field(pytree_node=False)  # px, of the image
-  width: int = struct.field(pytree_node=False)
+  size: Size  # of the image
   block: int = struct.field(pytree_node=False)  # chunks that `mean_errors` evaluates at a time
 
   @property
-  def num_samples(self) -> int:
+  def num_samples(self) -> Int[Array, ''] | int:
     """Pixels times channels of the whole image."""
-    return self.height * self.width * self.pixels.shape[-2]
+    return self.size.height * self.size.width * self.pixels.shape[-2]
 
 
 def tile_target(
-  target: Float[Array, 'H W C'],
+  target: PaddedImage,
   *,
   axis: str | None = None,
   block: int = BLOCK,
   tile_shape: TileShape = TILE,
 ) -> Target:
   """The target of `mean_errors`, to be made once for many calls."""
-  height, width, _ = target.shape
   share, pad = own_share(axis), ((0, block), (0, 0), (0, 0))
-  pixels = jnp.pad(tile_image(target, share, tile_shape), pad)
-  inside = jnp.pad(tile_image(jnp.ones((height, width, 1)), share, tile_shape), pad) > 0
-  return Target(pixels, inside, height, width, block)
+  pixels = jnp.pad(tile_image(target.pixels, share, tile_shape), pad)
+  inside = target.inside[..., None].astype(jnp.float32)
+  inside = jnp.pad(tile_image(inside, share, tile_shape), pad) > 0
+  return Target(pixels, inside, target.size, block)
+
+
+def inactive(count: int, channels: int) -> Gaussians:
+  """`count` black Gaussians outside of the picture, in no tile's list; NumPy arrays."""
+  return Gaussians(
+    mean_xy=np.full((count, 2), -1e3, np.float32),
+    log_scale=np.zeros((count, 2), np.float32),
+    rotation=np.zeros(count, np.float32),
+    color=np.zeros((count, channels), np.float32),
+  )
+
+
+def with_inactive(gaussians: Gaussians, num_gaussians: int) -> Gaussians:
+  """The Gaussians, padded with inactive ones to `num_gaussians`; NumPy arrays."""
+  more = inactive(num_gaussians - gaussians.num_gaussians, gaussians.num_channels)
+  return jax.tree.map(lambda a, b: np.concatenate([np.asarray(a), b]), gaussians, more)

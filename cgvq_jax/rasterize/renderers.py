@@ -36,7 +36,7 @@ def _render_by_jax(gaussians: Gaussians, height: int, width: int) -> Float[np.nd
   from cgvq_jax.rasterize import api
 
   with devices.own_configuration():
-    return np.asarray(api.rasterize(gaussians, height, width))
+    return np.asarray(api.rasterize_padded(gaussians, height, width))[:height, :width]
 
 
 RENDERERS: Registry[Renderer] = Registry(

@@ -67,6 +67,19 @@ def own_share(axis: str | None) -> Share:
 
 
 @struct.dataclass
+class Size:
+  """The size of an image in px, where it may be data of a program and not part of it."""
+
+  height: Any  # [*B] int
+  width: Any  # [*B] int
+
+
+def _tiles_of(size: Size, tile_shape: TileShape) -> tuple[Any, Any]:
+  """Rows and columns of tiles that cover an image."""
+  return -(-size.height // tile_shape.height), -(-size.width // tile_shape.width)
+
+
+@struct.dataclass
 class Bins:
   """The tile lists of one image or of a share of it; tiles are numbered within the share.
 
@@ -74,7 +87,8 @@ class Bins:
   `pair_gaussian[tile_start[t] : tile_start[t + 1]]`. For code that evaluates several tiles at a
   time the lists are also cut into chunks: chunk j is
   `pair_gaussian[chunk_start[j] : chunk_start[j] + chunk_size[j]]`, of tile `chunk_tile[j]`. A tile
-  without Gaussians has one chunk, of size 0. Chunks from `num_chunks` on are unused.
+  of the image without Gaussians has one chunk, of size 0, and a tile of padding none. Chunks from
+  `num_chunks` on are unused.
   """
 
   pair_gaussian: Int[Array, 'capacity']
@@ -129,12 +143,6 @@ def initial_capacity(
   side = 4 * math.sqrt(height * width / num_gaussians)
   met = (1 + side / tile_shape.height) * (1 + side / tile_shape.width)
   return round_capacity(math.ceil(1.15 * num_gaussians * met))
-
-
-def round_capacity(num_pairs: int) -> int:
-  """Rounds up to one of eight sizes per octave, so that few capacities are ever compiled."""
-  step = 2 ** max(10, math.ceil(math.log2(max(num_pairs, 2))) - 4)
-  return step * -(-num_pairs // step)
 
 
 def _expand(counts: Int[Array, 'M'], capacity: int):
@@ -202,20 +210,23 @@ def assign(
   capacity: int,
   share: Share = WHOLE,
   tile_shape: TileShape = TILE,
+  size: Size | None = None,
 ) -> tuple[Int[Array, 'capacity'], Int[Array, 'capacity'], Int[Array, '']]:
   """The (tile, Gaussian) pairs of all ellipses, exact within each row of tiles.
 
-  Returns tile [capacity] (unused pairs: the number of tiles), Gaussian [capacity] and the number of
-  pairs needed. First each Gaussian is listed for every row of tiles that it meets, then each of
-  these entries for every tile that the ellipse's part in that row meets. A bounding box would give
-  up to twice as many pairs for the long thin Gaussians of a fitted photograph.
+  Arguments as for `bin_gaussians`. Returns tile [capacity] (unused pairs: the number of tiles),
+  Gaussian [capacity] and the number of pairs needed. First each Gaussian is listed for every row of
+  tiles that it meets, then each of these entries for every tile that the ellipse's part in that row
+  meets. A bounding box would give up to twice as many pairs for the long thin Gaussians of a fitted
+  photograph.
   """
-  rows, columns = grid(height, width, tile_shape=tile_shape)
+  _, columns = grid(height, width, tile_shape=tile_shape)
+  used_rows, used_columns = _tiles_of(size or Size(height, width), tile_shape)
   sigma = covariance(gaussians.log_scale, gaussians.rotation)
   slack = _slack(gaussians.mean_xy, sigma)
   half_y = CUTOFF_RADIUS * jnp.sqrt(sigma[:, 2]) + slack
   center_y = gaussians.mean_xy[:, 1]
-  first_row, num_rows = _span(center_y - half_y, center_y + half_y, rows, tile_shape.height)
+  first_row, num_rows = _span(center_y - half_y, center_y + half_y, used_rows, tile_shape.height)
   # The share's rows among first_row .. first_row + num_rows - 1.
   end_row = (first_row + num_rows - share.rank + share.size - 1) // share.size
   first_row = (first_row - share.rank + share.size - 1) // share.size
@@ -230,7 +241,7 @@ def assign(
   low, high = _row_extents(
     gaussians.mean_xy[owner], sigma[owner], slack[owner], y, tile_shape.height
   )
-  first_column, num_columns = _span(low, high, columns, tile_shape.width)
+  first_column, num_columns = _span(low, high, used_columns, tile_shape.width)
   num_columns = jnp.where(jnp.arange(row_capacity) < total_rows, num_columns, 0)
 
   slice_, ends = _expand(num_columns, capacity)
@@ -271,8 +282,12 @@ def bin_gaussians(
   capacity: int,
   share: Share = WHOLE,
   tile_shape: TileShape = TILE,
+  size: Size | None = None,
 ) -> Bins:
-  """Tile lists of the Gaussians' cutoff ellipses; see `Bins`."""
+  """Tile lists of the Gaussians' cutoff ellipses; see `Bins`.
+
+  With a `size`, `height` and `width` are those of a padded image, whose upper left part has this
+  size; tiles beyond it have no Gaussians and no chunks."""
   rows, columns = grid(height, width, share.size, tile_shape)
   num_tiles = rows * columns
   gaussians = jax.tree.map(lax.stop_gradient, gaussians)
@@ -284,6 +299,10 @@ def bin_gaussians(
   tile_start = jnp.concatenate([jnp.zeros(1, jnp.int32), ends])
   starts = tile_start[:-1]
   chunks = jnp.maximum(-(-(ends - starts) // CHUNK), 1)
+  if size is not None:
+    used_rows, used_columns = _tiles_of(size, tile_shape)
+    row, column = jnp.divmod(jnp.arange(num_tiles), columns)
+    chunks = jnp.where((share.row(row) < used_rows) & (column < used_columns), chunks, 0)
   chunk_tile, tile_end = _expand(chunks, capacity // CHUNK + num_tiles)
   rank = jnp.arange(chunk_tile.size) - (tile_end - chunks)[chunk_tile]
   chunk_start = starts[chunk_tile] + rank * CHUNK
@@ -304,6 +323,33 @@ def bin_gaussians(
 
 
 # --- capacity ---
+
+# Programs have static sizes, and compiling one takes longer than running a larger one for a while.
+# So sizes are rounded up to a few: numbers of Gaussians, whose padding costs some hundredths of the
+# time, to powers of two; sides to two an octave, 1 and 1.5 times a power of two; and lists of
+# pairs, which are sorted, to four.
+_LEAST_SIDE, _LEAST_GAUSSIANS, _LEAST_PAIRS = 128, 1024, 2048
+
+
+def _round_up(size: int, per_octave: int, least: int) -> int:
+  """The smallest of `per_octave` sizes an octave that holds `size`, from `least`, a power of 2."""
+  step = max(1 << max(size - 1, 1).bit_length() - 1, least) // per_octave
+  return max(step * -(-size // step), least)
+
+
+def round_side(side: int) -> int:
+  """The side (px) of the padded image that an image of this side has."""
+  return _round_up(side, 2, _LEAST_SIDE)
+
+
+def round_gaussians(num_gaussians: int) -> int:
+  """The number of rows, some of them inactive, that so many Gaussians have."""
+  return _round_up(num_gaussians, 1, _LEAST_GAUSSIANS)
+
+
+def round_capacity(num_pairs: int) -> int:
+  """The capacity of lists for so many pairs."""
+  return _round_up(num_pairs, 4, _LEAST_PAIRS)
 
 
 class Capacity(NamedTuple):

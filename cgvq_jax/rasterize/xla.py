@@ -241,7 +241,9 @@ def _whole_tiles(bins: Bins, block: int):
   starts = jnp.concatenate([jnp.zeros(1, jnp.int32), bins.tile_end[:-1]])
   after = jnp.searchsorted(bins.tile_end, starts + block, side='right').astype(jnp.int32)
   # A tile of more chunks than a block gives a wrong result, but must not make the loop endless.
-  return starts, jnp.maximum(after, jnp.arange(1, after.size + 1))
+  # Tiles of padding have no chunks: a block has room for `block` tiles all the same.
+  tile = jnp.arange(after.size)
+  return starts, jnp.clip(after, tile + 1, tile + block)
 
 
 def evaluated_pairs(num_chunks: int, tile_shape: TileShape = TILE) -> int:

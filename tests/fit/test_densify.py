@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import raster_scenes
 
-from cgvq_jax.fit import densify, optimizers
-from cgvq_jax.fit.api import fit_image
+from cgvq_jax.fit import densify, driver, optimizers
+from cgvq_jax.fit.api import fit_image, fit_stage
 from cgvq_jax.fit.driver import Hooks
 from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.fit.stages import BLOCK_STEPS, initial_state
 from cgvq_jax.primitives.trees import Gaussians
+from cgvq_jax.rasterize import layout, tiles
 from cgvq_jax.rasterize.api import rasterize
 
 HEIGHT, WIDTH = 45, 64  # not all levels of a pyramid are even
@@ -32,14 +33,25 @@ def one(x, y, s1, s2, rotation=0.0, color=(0.5, -0.3, 0.2)):
 
 
 # Compiled as one program, as in fits: operation by operation takes as many compilations.
-candidates = jax.jit(densify.candidates)
-relocate = jax.jit(densify.relocate, static_argnames=('most', 'ratio'))
+search = jax.jit(densify.candidates, static_argnums=1)
+jitted_relocate = jax.jit(densify.relocate)
+SIZE = tiles.Size(HEIGHT, WIDTH)
+
+
+def candidates(residual):
+  return search(residual, min(2000, residual.shape[0] * residual.shape[1]))
+
+
+def relocate(state, residual, *, most, ratio, budget=None, price=np.inf, min_gain=densify.MIN_GAIN):
+  """`densify.relocate`: the state, and the rows that it takes."""
+  budget = state.params.num_gaussians if budget is None else budget
+  terms = densify.Terms(budget, most, ratio, min_gain, 64, price)
+  return jitted_relocate(state, residual, SIZE, terms.as_arrays())
 
 
 def best_of(residual):
   found = candidates(residual)
-  at = int(jnp.argmax(found.gain))
-  return float(found.gain[at]), jax.tree.map(lambda a: np.asarray(a[at]), found.gaussians)
+  return float(found.gain[0]), jax.tree.map(lambda a: np.asarray(a[0]), found.gaussians)
 
 
 @pytest.mark.parametrize('scale', [0.75, 1.5, 3.0, 6.0])
@@ -68,9 +80,10 @@ def test_a_lone_ellipse_is_found_with_its_direction(direction):
 def test_the_gain_is_the_squared_error_that_adding_the_candidate_removes():
   residual = TARGET - jnp.roll(TARGET, (1, 2), (0, 1))  # fine detail
   found = candidates(residual)
-  gains, places = jax.lax.top_k(found.gain, int(np.sum(np.asarray(found.gain) > 0)))
+  gains = np.asarray(found.gain)
+  assert list(gains) == sorted(gains, reverse=True)
   before, checked = float(jnp.sum(residual**2)), []
-  for gain, at in zip(np.asarray(gains), np.asarray(places), strict=True):
+  for at, gain in enumerate(gains[gains > 0]):
     added = jax.tree.map(lambda a, at=at: a[at][None], found.gaussians)
     extent = 3 * np.exp(np.max(np.asarray(added.log_scale)))
     if np.any(np.abs(np.asarray(added.mean_xy) - 48) > 48 - extent):
@@ -101,10 +114,10 @@ def test_any_size_and_channels(size, channels):
 def test_contribution_is_the_squared_error_of_the_removal():
   gaussians = one(30.0, 20.0, 3.0, 1.5, 0.6)
   seen = float(jnp.sum(rasterize(gaussians, HEIGHT, WIDTH) ** 2))
-  (contribution,) = densify.contribution(gaussians, HEIGHT, WIDTH)
+  (contribution,) = densify.contribution(gaussians, SIZE)
   assert float(contribution) == pytest.approx(seen, rel=0.01)
   for x, y in ((-20.0, 20.0), (30.0, 60.0), (90.0, 20.0)):
-    assert densify.contribution(one(x, y, 3.0, 1.5), HEIGHT, WIDTH)[0] == 0
+    assert densify.contribution(one(x, y, 3.0, 1.5), SIZE)[0] == 0
 
 
 def state_of(gaussians):
@@ -117,16 +130,18 @@ def test_the_smallest_contribution_takes_the_best_place_and_its_optimizer_state_
   gaussians = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), bright, dim)
   residual = rasterize(one(30.5, 20.5, 1.5, 1.5), HEIGHT, WIDTH)
   before = state_of(gaussians)
-  after = relocate(before, residual, most=2, ratio=0.5)
+  after, _ = relocate(before, residual, most=2, ratio=0.5)
   gain, best = best_of(residual)
-  assert gain > 0.5 * densify.contribution(dim, HEIGHT, WIDTH)[0]
+  assert gain > 0.5 * densify.contribution(dim, SIZE)[0]
   for name in ('mean_xy', 'log_scale', 'rotation', 'color'):
     np.testing.assert_array_equal(getattr(after.params, name)[0], getattr(gaussians, name)[0])
     np.testing.assert_array_equal(getattr(after.params, name)[1], getattr(best, name))
   moments = [leaf for leaf in jax.tree.leaves(after.optimizer) if leaf.ndim]
   assert moments and all(np.all(leaf[0] == 1) and np.all(leaf[1] == 0) for leaf in moments)
-  counts = [leaf for leaf in jax.tree.leaves(after.optimizer) if not leaf.ndim]
-  assert counts and all(count == 1 for count in counts)
+  counts = [
+    [leaf for leaf in jax.tree.leaves(s.optimizer) if not leaf.ndim] for s in (before, after)
+  ]
+  assert counts[0] and counts[0] == counts[1]
   assert after.step == before.step
 
 
@@ -134,17 +149,17 @@ def test_no_gaussian_is_relocated_for_too_small_a_gain():
   before = state_of(one(10, 10, 2, 2))
   small = 0.1 * rasterize(one(30.5, 20.5, 1.5, 1.5), HEIGHT, WIDTH)
   for residual in (small, jnp.zeros_like(small)):
-    after = relocate(before, residual, most=1, ratio=1.0)
+    after, _ = relocate(before, residual, most=1, ratio=1.0)
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
 def test_inactive_gaussians_are_invisible_and_are_removed_at_the_end():
   active = one(10, 10, 2, 2)
-  padded = densify.with_inactive(active, 5)
+  padded = layout.with_inactive(active, 5)
   assert padded.num_gaussians == 5
   shown = rasterize(padded, HEIGHT, WIDTH)
   np.testing.assert_array_equal(shown, rasterize(active, HEIGHT, WIDTH))
-  np.testing.assert_array_equal(densify.contribution(padded, HEIGHT, WIDTH)[1:], np.zeros(4))
+  np.testing.assert_array_equal(densify.contribution(padded, SIZE)[1:], np.zeros(4))
   jax.tree.map(np.testing.assert_array_equal, densify.without_inactive(padded), active)
   assert densify.without_inactive(padded.replace(color=0 * padded.color)).num_gaussians == 1
 
@@ -199,10 +214,6 @@ def test_a_flat_picture_stays_flat_with_few_gaussians():
   assert np.abs(error).max() < 0.05
 
 
-def test_equal_settings_are_one_densifier():
-  assert densify.matching_pursuit(77) is densify.matching_pursuit(77)
-
-
 @pytest.mark.parametrize('count', [1, pytest.param(9, marks=pytest.mark.slow)])
 def test_few_gaussians(count):
   steps = 2 * BLOCK_STEPS
@@ -215,9 +226,68 @@ def test_few_gaussians(count):
 @pytest.mark.accelerated
 def test_a_batch_of_images_can_be_densified_at_once():
   residuals = jnp.stack([TARGET - 0.5, jnp.flip(TARGET, 1) - 0.3])
-  state = state_of(densify.with_inactive(one(10, 10, 2, 2), 20))
+  state = state_of(layout.with_inactive(one(10, 10, 2, 2), 20))
   some = functools.partial(relocate, most=10, ratio=0.3)
-  together = jax.vmap(some, in_axes=(None, 0))(state, residuals)
+  together, _ = jax.vmap(some, in_axes=(None, 0))(state, residuals)
   for i in range(2):
-    alone = some(state, residuals[i])
+    alone, _ = some(state, residuals[i])
     np.testing.assert_allclose(together.params.mean_xy[i], alone.params.mean_xy, atol=1e-3)
+
+
+# --- beyond the budget ---
+
+
+def test_beyond_the_budget_places_that_gain_more_than_the_price_get_gaussians_of_their_own():
+  bright = one(10, 10, 2, 2)
+  residual = rasterize(one(30.5, 20.5, 1.5, 1.5), HEIGHT, WIDTH)
+  gain, best = best_of(residual)
+  state = state_of(layout.with_inactive(bright, 4))
+  for price, placed in ((0.9 * gain, True), (1.1 * gain, False)):
+    after, rows = relocate(state, residual, most=1, ratio=1e3, budget=1, price=price)
+    assert int(rows) == 1 + placed
+    for name in ('mean_xy', 'color'):
+      np.testing.assert_array_equal(getattr(after.params, name)[0], getattr(bright, name)[0])
+    assert np.any(after.params.color[1] != 0) == placed
+    assert not np.any(after.params.color[2:])
+  np.testing.assert_array_equal(
+    relocate(state, residual, most=1, ratio=1e3, budget=1, price=0.9 * gain)[0].params.mean_xy[1],
+    best.mean_xy,
+  )
+
+
+def test_a_gaussian_of_less_than_the_price_is_relocated_instead():
+  gaussians = jax.tree.map(
+    lambda a, b: np.concatenate([a, b]),
+    one(10, 10, 2, 2),
+    one(50, 30, 2, 2, color=(1e-3, 0, 0)),
+  )
+  residual = rasterize(one(30.5, 20.5, 1.5, 1.5), HEIGHT, WIDTH)
+  state = state_of(layout.with_inactive(gaussians, 4))
+  after, rows = relocate(
+    state, residual, most=2, ratio=0.3, budget=2, price=best_of(residual)[0] / 2
+  )
+  assert int(rows) == 2 and not np.any(after.params.color[2:])
+  np.testing.assert_array_equal(after.params.mean_xy[1], best_of(residual)[1].mean_xy)
+
+
+NOISE = np.random.default_rng(0).random((40, 40, 3), np.float32)
+
+
+def test_a_fit_that_outgrows_its_rows_goes_on_in_more(monkeypatch):
+  """With its state; and the result is the same in rows that were enough from the start."""
+  steps, growth = 5 * BLOCK_STEPS, densify.Growth(40, 1e-3, 1e-3)
+  rows = []
+
+  def fitted_in(least):
+    monkeypatch.setattr(tiles, '_LEAST_GAUSSIANS', least)
+    hooks = Hooks(
+      on_block=lambda stage, state, progress: rows.append(len(state.current.params.color))
+    )
+    stage = [lambda _: fit_stage(jax.random.key(0), NOISE, growth, FitSettings(steps=steps))]
+    return driver.run(stage, hooks)
+
+  few = fitted_in(128)
+  assert rows[0] == 128 < rows[-1] and few.num_gaussians > 80
+  much = fitted_in(1024)
+  assert rows[-1] == 1024
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), few, much)

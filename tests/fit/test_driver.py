@@ -16,7 +16,7 @@ from cgvq_jax.fit import blocks, driver, initialize, losses, optimizers, stages
 from cgvq_jax.fit.api import fit_image
 from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.primitives.trees import Gaussians
-from cgvq_jax.rasterize import api, tiles
+from cgvq_jax.rasterize import api, layout, tiles
 
 STEPS, NUM_GAUSSIANS = 3 * stages.BLOCK_STEPS, 300
 ATTRIBUTES = ('mean_xy', 'log_scale', 'rotation', 'color')
@@ -121,8 +121,12 @@ def test_an_image_is_fitted_from_a_fresh_state(adam_run, target):
   settings = FitSettings(steps=STEPS, densifier='none')
   hooks = driver.Hooks(on_block=lambda stage, state, progress: shown.append(progress))
   gaussians = fit_image(target, NUM_GAUSSIANS, settings, hooks)
-  assert_same_bits(gaussians, adam_run[0].params)
-  assert shown == [progress for _, progress in adam_run[1]]
+  # In more rows, and XLA computes the last digit of loops of another length differently.
+  for attribute in ATTRIBUTES:
+    got, want = (getattr(g, attribute) for g in (gaussians, adam_run[0].params))
+    np.testing.assert_allclose(got, want, atol=1e-2)
+  assert [p.step for p in shown] == [p.step for _, p in adam_run[1]]
+  assert shown[-1].psnr == pytest.approx(adam_run[1][-1][1].psnr, abs=0.01)
 
 
 def test_steps_are_those_of_the_plain_definition():
@@ -174,9 +178,7 @@ def test_one_device_and_several_agree(adam_run, monkeypatch):
   monkeypatch.setattr(
     devices, 'mesh', lambda: jax.sharding.Mesh(jax.devices()[:1], (devices.AXIS,))
   )
-  blocks._block_program.cache_clear()
   got, _ = run(scene.gaussians, image, steps, optimizer)
-  blocks._block_program.cache_clear()
   assert np.linalg.norm(want.params.mean_xy - scene.gaussians.mean_xy, axis=-1).max() > 2
   for attribute in ATTRIBUTES:
     np.testing.assert_allclose(
@@ -281,9 +283,9 @@ def test_too_many_chunks_in_a_tile_are_rendered_in_two_passes(adam_run, start, t
 
   monkeypatch.setattr(blocks, '_MOST_CHUNKS', 2)
   monkeypatch.setattr(blocks.api, 'mean_errors', nothing)
-  blocks._block_program.cache_clear()  # or a program that is there already would run
+  devices.drop_programs()  # or a program that is there already would run
   assert_like_before(run(start, target, stages.BLOCK_STEPS), adam_run)
-  blocks._block_program.cache_clear()
+  devices.drop_programs()
 
 
 def test_a_loss_of_samples_and_of_the_image_fit_alike(adam_run, start, target):
@@ -312,15 +314,24 @@ def test_a_fit_wants_a_rasterizer_that_works_from_lists(start, target, name, mon
 @pytest.mark.accelerated
 def test_blocks_of_a_batch_of_images_are_those_of_each(start, target):
   optimizer = optimizers.adam(50)
-  options = {'forward': stages.unquantized, 'loss': losses.l2, 'optimizer': optimizer, 'steps': 1}
+  options = {
+    'forward': stages.unquantized,
+    'loss': losses.l2,
+    'update': optimizer.update,
+    'steps': 1,
+  }
   height, width, _ = target.shape
   capacity = blocks.first_capacity(start.num_gaussians, height, width)
   capacity = capacity._replace(pairs=4 * capacity.pairs)  # one device has what several would share
   block = functools.partial(blocks.block, **options, capacity=capacity)
-  targets = jnp.stack([target, jnp.flip(target, 1)])
+  # Two sizes, which share a program.
+  images = [np.asarray(target), np.asarray(jnp.flip(target, 1))[:70, :93]]
+  targets = [layout.padded_image(image) for image in images]
   state = stages.initial_state(start, (), optimizer)
   states = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), state)
-  batch = jax.jit(jax.vmap(block, in_axes=(0, None, 0)))(states, None, targets)
+  batch = jax.jit(jax.vmap(block, in_axes=(0, None, 0)))(
+    states, None, jax.tree.map(lambda *leaves: jnp.stack(leaves), *targets)
+  )
   for i in range(2):
     alone = jax.jit(block)(state, None, targets[i])
     assert alone.psnr > 5 and capacity.holds(tiles.Capacity(*map(int, alone.needed)))
@@ -367,7 +378,7 @@ def test_half_a_million_gaussians_on_few_pixels(side):
 @pytest.mark.parametrize('attribute', ATTRIBUTES)
 def test_nan_in_the_start_is_named(start, target, attribute):
   value = getattr(start, attribute)
-  broken = start.replace(**{attribute: value.at[7].set(jnp.nan)})
+  broken = start.replace(**{attribute: jnp.asarray(value).at[7].set(jnp.nan)})
   with pytest.raises(blocks.FitError, match=rf'not finite at step 0: gradient of .*{attribute}'):
     run(broken, target, stages.BLOCK_STEPS)
 
@@ -408,7 +419,9 @@ def test_a_block_is_traced_once():
   once = len(traces)
   assert once <= 2  # a loop may trace its body twice
   other = raster_scenes.borders()
-  run(other.gaussians, 0.5 * target, STEPS - 7, loss=loss)  # the last block is a shorter one
+  # The last block is a shorter one, and so is the decay of the rates.
+  optimizer = optimizers.adam(STEPS - 7)
+  run(other.gaussians, 0.5 * target, STEPS - 7, optimizer, loss=loss)
   assert len(traces) == once
 
 

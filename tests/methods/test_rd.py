@@ -204,3 +204,57 @@ def test_pruning_and_all_groups_are_one_program(fitted, monkeypatch):
   monkeypatch.setattr(rd, 'forward', traced)
   quantized(fitted, METHOD, steps=130)
   assert 1 <= len(traces) <= 3  # a loop may trace its body twice, and shapes are looked at once
+
+
+# --- pictures that are no photographs ---
+
+
+def encoded_psnr(picture, quality, **options):
+  """The PSNR of the decoded 8-bit picture, at the default number of steps."""
+  method = registry.cgvq_rd(picture.shape[2], quality=quality, **options)
+  decoded = codec.render(codec.decode(codec.encode(picture, method)))
+  return metrics.psnr(images.to_bytes8(picture), images.to_bytes8(decoded))
+
+
+def zone_plate(side):
+  """Rings whose spatial frequency grows with the radius, to the Nyquist frequency at the edges."""
+  y, x = np.mgrid[:side, :side] + 0.5 - side / 2
+  plate = 0.5 + 0.5 * np.cos(np.pi * (x**2 + y**2) / side)
+  return (np.rint(255 * plate) / 255).astype(np.float32)[..., None]
+
+
+def dither(side):
+  """A ramp in black and white."""
+  ramp = np.linspace(0, 1, side)[None, :]
+  return (np.random.default_rng(1).random((side, side)) < ramp).astype(np.float32)[..., None]
+
+
+def noise(side):
+  return np.random.default_rng(1).integers(0, 256, (side, side, 3)).astype(np.float32) / 255
+
+
+@pytest.mark.slow
+def test_a_zone_plate_gets_as_many_gaussians_as_it_needs():
+  assert encoded_psnr(zone_plate(128), 50) >= 30
+
+
+@pytest.mark.parametrize(
+  ('picture', 'least'),
+  [
+    (noise(2), 40),
+    (noise(8), 40),
+    pytest.param(dither(64), 40, marks=pytest.mark.slow),
+    pytest.param(noise(64), 38, marks=pytest.mark.slow),
+  ],
+  ids=['2 x 2', '8 x 8', 'dither', 'noise'],
+)
+def test_the_highest_quality_is_high_for_any_picture(picture, least):
+  assert encoded_psnr(picture, 100) >= least
+
+
+def test_a_number_that_was_asked_for_is_a_limit():
+  method = registry.cgvq_rd(3, quality=100, num_gaussians=20)
+  settings = FitSettings(steps=250, finetune_steps=31)
+  assert codec.decode(codec.encode(noise(16), method, settings)).gaussians.num_gaussians <= 20
+  unlimited = codec.encode(noise(16), registry.cgvq_rd(3, quality=100), settings)
+  assert codec.decode(unlimited).gaussians.num_gaussians > 40

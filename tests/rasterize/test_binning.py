@@ -190,5 +190,14 @@ def test_capacities_are_rounded_to_few_sizes():
   wanted = np.unique(np.geomspace(1, 1e7, 2000).astype(int))
   rounded = np.array([tiles.round_capacity(int(n)) for n in wanted])
   assert np.all(rounded >= wanted) and np.all(np.diff(rounded) >= 0)
-  assert np.all(rounded <= 1.125 * wanted + 1024)
-  assert len(set(rounded.tolist())) <= 8 * math.log2(1e7)
+  assert np.all(rounded <= np.maximum(1.25 * wanted, 2048))
+  assert len(set(rounded.tolist())) <= 4 * math.log2(1e7)
+
+
+@pytest.mark.parametrize(
+  ('round_up', 'most'), [(tiles.round_side, 1.5), (tiles.round_gaussians, 2)]
+)
+def test_sides_and_numbers_are_rounded_to_few_sizes(round_up, most):
+  rounded = [round_up(n) for n in range(1, 5000)]
+  assert all(n <= up <= max(most * n, round_up(1)) for n, up in enumerate(rounded, start=1))
+  assert rounded == sorted(rounded) and round_up(2048) == 2048

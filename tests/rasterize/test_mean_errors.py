@@ -20,6 +20,7 @@ from rasterizers import (
   each_scene,
   image_and_gradient,
   target_of,
+  unpadded,
   whole_image,
 )
 
@@ -71,7 +72,7 @@ def tile_by_tile(block, axis):
     height, width, _ = target.shape
     share = tiles.own_share(axis)
     bins = tiles.bin_gaussians(gaussians, height, width, 4 * BIN_CAPACITY, share)
-    tiled = layout.tile_target(target, axis=axis, block=block)
+    tiled = layout.tile_target(unpadded(target), axis=axis, block=block)
     value, gradient = api.mean_error(asymmetric, tiled, gaussians, bins, axis=axis)
     wrong = bins.overflowed | (bins.most_chunks > block)
     return value, gradient, lax.pmax(wrong, axis) if axis else wrong
@@ -118,7 +119,7 @@ def test_pixels_beyond_the_border_have_no_derivative():
   @jax.jit
   def run(gaussians):
     bins = tiles.bin_gaussians(gaussians, scene.height, scene.width, BIN_CAPACITY)
-    return api.mean_error(root, layout.tile_target(target), gaussians, bins)
+    return api.mean_error(root, layout.tile_target(unpadded(target)), gaussians, bins)
 
   _, gradient = run(scene.gaussians)
   assert all(np.all(np.isfinite(getattr(gradient, a))) for a in ATTRIBUTES)

@@ -23,13 +23,14 @@ from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.fit.stages import initial_state, unquantized
 from cgvq_jax.methods import codebooks, registry
 from cgvq_jax.quantize import kmeans
+from cgvq_jax.rasterize.layout import padded_image
 
 HEIGHT, WIDTH, CLUSTERS = 64, 96, 4
 
 
 def _block(forward, optimizer, implementation=None):
   capacity = blocks.first_capacity(raster_scenes.NUM_GAUSSIANS, HEIGHT, WIDTH)
-  options = {'forward': forward, 'loss': losses.l2, 'optimizer': optimizer}
+  options = {'forward': forward, 'loss': losses.l2, 'update': optimizer.update}
   return functools.partial(
     blocks.block, **options, steps=50, capacity=capacity, implementation=implementation
   )
@@ -37,7 +38,8 @@ def _block(forward, optimizer, implementation=None):
 
 def _fit_arguments():
   gaussians = raster_scenes.random(height=HEIGHT, width=WIDTH).gaussians
-  return initial_state(gaussians, (), optimizers.adam()), None, jnp.zeros((HEIGHT, WIDTH, 3))
+  target = padded_image(np.zeros((HEIGHT, WIDTH, 3)))
+  return initial_state(gaussians, (), optimizers.adam()), None, target
 
 
 def fit_block(implementation=None):
@@ -55,7 +57,7 @@ def finetune_block(method='cgvq', implementation=None):
   labels = np.arange(raster_scenes.NUM_GAUSSIANS) % CLUSTERS
   context = codebooks.make_context(labels, CLUSTERS, HEIGHT, WIDTH)
   stage = codebooks.finetune_stage(
-    method, jax.random.key(0), state.params, context, target, FitSettings()
+    method, jax.random.key(0), state.params, context, target.pixels[:HEIGHT, :WIDTH], FitSettings()
   )
   block = _block(stage.forward, stage.optimizer, implementation)
   return block, (stage.start.current, context, target)
@@ -63,7 +65,8 @@ def finetune_block(method='cgvq', implementation=None):
 
 def densify_relocate():
   state, _, residual = _fit_arguments()
-  return functools.partial(densify.relocate, most=20, ratio=0.3), (state, residual)
+  terms = densify.Terms(raster_scenes.NUM_GAUSSIANS, 20, 0.3, densify.MIN_GAIN)
+  return densify.relocate, (state, residual.pixels, residual.size, terms.as_arrays())
 
 
 def k_means():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import raster_scenes
 
-from cgvq_jax.rasterize import api, numpy_renderer, tiles
+from cgvq_jax.rasterize import api, layout, numpy_renderer, tiles
 
 
 def on_this_machine(names):
@@ -105,6 +105,12 @@ def whole_image_loss(gaussians, target):
 
 
 whole_image = jax.jit(jax.value_and_grad(whole_image_loss))
+
+
+def unpadded(image):
+  """An image as a target, without padding."""
+  height, width, _ = image.shape
+  return layout.PaddedImage(image, tiles.Size(height, width))
 
 
 def target_of(scene):
