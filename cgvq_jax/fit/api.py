@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -64,22 +65,25 @@ def functions_of(settings: FitSettings) -> Functions:
 def fit_stage(
   key: PRNGKeyArray,
   target: Float[np.ndarray, 'H W C'],
-  growth: Growth,
+  num_gaussians: int,
   settings: FitSettings,
+  min_gain: float = densify.MIN_GAIN,
+  price: float = math.inf,
 ) -> Stage:
   """The stage 'fit': initialize, then grow and relocate between blocks of steps.
 
-  Finishes with the Gaussians that were ever visible: a picture that needs fewer than the budget
-  gets fewer, and one with places worth the price of more gets more. Raises ValueError where the
-  initializer makes another number than it was asked for.
+  Finishes with the Gaussians that were ever visible: a picture that needs fewer than
+  `num_gaussians` gets fewer, and one with places that gain more than `price` gets more. `min_gain`
+  and `price` are squared errors, summed over samples. Raises ValueError where the initializer makes
+  another number than it was asked for.
   """
   functions, steps = functions_of(settings), settings.steps
-  densifier, optimizer = functions.densifier(steps, growth), functions.optimizer(steps)
-  first = densifier.first
+  densifier = functions.densifier(steps, Growth(num_gaussians, min_gain, price))
+  optimizer, first = functions.optimizer(steps), densifier.first
   gaussians = functions.initializer(key, target, first)
   if gaussians.num_gaussians != first:
     raise ValueError(f'initializer: wanted {first} Gaussians, got {gaussians.num_gaussians}')
-  gaussians = with_inactive(gaussians, round_gaussians(growth.budget))
+  gaussians = with_inactive(gaussians, round_gaussians(num_gaussians))
   padded = padded_target(target, functions.loss)
 
   def after_block(state: StageState, progress: Progress) -> tuple[StageState, Progress]:
@@ -121,5 +125,4 @@ def fit_image(
   check_settings(settings)
   inputs.check_hooks(hooks)
   target, key = np.asarray(image, np.float32), jax.random.key(settings.seed)
-  growth = Growth(num_gaussians, min_gain)
-  return driver.run([lambda _: fit_stage(key, target, growth, settings)], hooks)
+  return driver.run([lambda _: fit_stage(key, target, num_gaussians, settings, min_gain)], hooks)

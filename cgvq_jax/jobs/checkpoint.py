@@ -210,6 +210,7 @@ def _with_saved_rows(template: Any, saved: dict[str, str]) -> Any:
   """The template, with arrays that were saved with more rows as long as those."""
 
   def longer(path, leaf):
+    leaf = np.asarray(leaf)  # to orbax a NumPy scalar is something else than an array
     dtype, _, shape = saved.get(jax.tree_util.keystr(path), '').partition('[')
     rows, *rest = json.loads(f'[{shape}') if shape.strip(']') else [0]
     if leaf.ndim and dtype == str(leaf.dtype) and rest == list(leaf.shape[1:]):

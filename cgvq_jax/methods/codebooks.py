@@ -24,7 +24,6 @@ from cgvq_jax.bitstream.ordering import ORDERS
 from cgvq_jax.devices import place
 from cgvq_jax.fit import optimizers
 from cgvq_jax.fit.api import fit_stage, functions_of
-from cgvq_jax.fit.densify import Growth
 from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.fit.stages import (
   FitState,
@@ -120,7 +119,7 @@ class CodebookMethod(NamedTuple):
     """Fit, then cluster and fine-tune; finishes with `CodebookSymbols`."""
     fit_key, finetune_key = jax.random.split(jax.random.key(settings.seed))
     return [
-      lambda _: fit_stage(fit_key, target, Growth(self.num_gaussians), settings),
+      lambda _: fit_stage(fit_key, target, self.num_gaussians, settings),
       lambda gaussians: clustered_stage(self, finetune_key, gaussians, target, settings),
     ]
 

@@ -27,7 +27,6 @@ from jaxtyping import Float, Int, PRNGKeyArray
 from cgvq_jax.bitstream.base import MAX_GAUSSIANS
 from cgvq_jax.fit import optimizers
 from cgvq_jax.fit.api import fit_stage, functions_of
-from cgvq_jax.fit.densify import Growth
 from cgvq_jax.fit.initialize import random_generator
 from cgvq_jax.fit.settings import FitSettings
 from cgvq_jax.fit.stages import (
@@ -107,12 +106,6 @@ class AdaptiveMethod(NamedTuple):
     octaves = (self.step_index - _STEP_INDEX) / _OCTAVE
     return max(round(num_pixels / _PIXELS_EACH * 2**octaves), 1)
 
-  def growth(self, budget: int) -> Growth:
-    """A number that was asked for is a limit; that by the size of the picture is a plan, and places
-    that gain enough get further Gaussians."""
-    price = math.inf if self.num_gaussians is not None else self.min_gain
-    return Growth(budget, self.min_gain, price)
-
   def check(self, channels: int) -> None:
     """Raises ValueError where an option is out of range; any number of channels will do."""
     del channels
@@ -124,8 +117,11 @@ class AdaptiveMethod(NamedTuple):
     """Fit, then prune and quantize; finishes with `AdaptiveSymbols`."""
     fit_key, quantize_key = jax.random.split(jax.random.key(settings.seed))
     budget = self.gaussian_budget(math.prod(target.shape[:2]))
+    # A number that was asked for is a limit. That by the size of the picture is a plan, and places
+    # that gain as much as a Gaussian must have got further ones.
+    price = math.inf if self.num_gaussians is not None else self.min_gain
     return [
-      lambda _: fit_stage(fit_key, target, self.growth(budget), settings),
+      lambda _: fit_stage(fit_key, target, budget, settings, self.min_gain, price),
       lambda gaussians: quantize_stage(self, quantize_key, gaussians, target, settings),
     ]
 

@@ -273,21 +273,24 @@ def test_a_gaussian_of_less_than_the_price_is_relocated_instead():
 NOISE = np.random.default_rng(0).random((40, 40, 3), np.float32)
 
 
+def fitted_in(rows, monkeypatch):
+  """A fit of noise that begins with so many rows, and its rows after each block."""
+  monkeypatch.setattr(tiles, '_LEAST_GAUSSIANS', rows)
+  seen = []
+  hooks = Hooks(on_block=lambda stage, state, _: seen.append(len(state.current.params.color)))
+  settings = FitSettings(steps=5 * BLOCK_STEPS)
+  stage = [lambda _: fit_stage(jax.random.key(0), NOISE, 40, settings, 1e-3, price=1e-3)]
+  return driver.run(stage, hooks), seen
+
+
 def test_a_fit_that_outgrows_its_rows_goes_on_in_more(monkeypatch):
-  """With its state; and the result is the same in rows that were enough from the start."""
-  steps, growth = 5 * BLOCK_STEPS, densify.Growth(40, 1e-3, 1e-3)
-  rows = []
+  gaussians, rows = fitted_in(128, monkeypatch)
+  assert rows[0] == 128 < rows[-1] and gaussians.num_gaussians > 128
 
-  def fitted_in(least):
-    monkeypatch.setattr(tiles, '_LEAST_GAUSSIANS', least)
-    hooks = Hooks(
-      on_block=lambda stage, state, progress: rows.append(len(state.current.params.color))
-    )
-    stage = [lambda _: fit_stage(jax.random.key(0), NOISE, growth, FitSettings(steps=steps))]
-    return driver.run(stage, hooks)
 
-  few = fitted_in(128)
-  assert rows[0] == 128 < rows[-1] and few.num_gaussians > 80
-  much = fitted_in(1024)
-  assert rows[-1] == 1024
+@pytest.mark.slow
+def test_a_fit_does_not_depend_on_its_rows(monkeypatch):
+  few, rows = fitted_in(128, monkeypatch)
+  much, rows_from_start = fitted_in(1024, monkeypatch)
+  assert rows[0] < rows[-1] < rows_from_start[0] == rows_from_start[-1]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), few, much)

@@ -1,8 +1,9 @@
 """What a process that lives long takes of a machine: memory, memory mappings, compilations.
 
-    python tests/support/long_lived.py renderings|sizes|qualities|pictures COUNT
+    python tests/support/long_lived.py KIND COUNT [KIND COUNT ...]
 
-does so many of one kind in this process and prints the figures as JSON:
+does so many of each kind, one kind after the other in one process, and prints a line of JSON for
+each. The kinds are
 
   renderings  of one file at as many sizes, by NumPy and by JAX
   sizes       short encodes of pictures of as many sizes
@@ -17,6 +18,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,8 +27,8 @@ import cgvq_jax as cg
 from cgvq_jax import devices
 from cgvq_jax.io import datasets
 
-# Enough steps that the fit grows and some Gaussians are relocated.
-SETTINGS = cg.FitSettings(steps=250, finetune_steps=32)
+# Enough steps that some Gaussians are relocated.
+SETTINGS = cg.FitSettings(steps=60, finetune_steps=31)
 PHOTOGRAPH = datasets.sample_photograph()
 
 
@@ -42,10 +44,10 @@ def renderings(count: int) -> Iterator[None]:
 
 
 def sizes(count: int) -> Iterator[None]:
-  """Sides of 17 to 190 px, in no order."""
+  """17 to 127 px by 17 to 190 px, in no order."""
   rng = np.random.default_rng(0)
   for _ in range(count):
-    height, width = rng.integers(17, 190, 2)
+    height, width = rng.integers(17, [128, 191])
     _encoded(PHOTOGRAPH[:height, :width], 50)
     yield
 
@@ -98,32 +100,32 @@ class Compilations:
     self.count += event == '/jax/core/compile/backend_compile_duration'
 
 
-def main(kind: str, count: int) -> None:
-  devices.use_all()
-  compilations, start = Compilations(), resident_mib()
-  memory, mappings, compiled = [], [], []
+def figures_of(kind: str, count: int, start: float, compilations: Compilations) -> dict[str, Any]:
+  """Does `count` of a kind; memory is counted from `start`, MiB."""
+  before, memory, mappings, compiled = compilations.count, [], [], []
   for _ in KINDS[kind](count):
     gc.collect()
     memory.append(resident_mib() - start)
     mappings.append(num_mappings())
-    compiled.append(compilations.count)
+    compiled.append(compilations.count - before)
   half = count // 2
-  print(
-    json.dumps(
-      {
-        'kind': kind,
-        'count': count,
-        'most_mappings': max(mappings),
-        'most_mib_above_start': round(max(memory)),
-        'mappings_in_second_half': max(mappings[half:]) - max(mappings[:half]),
-        'mib_in_second_half': round(max(memory[half:]) - max(memory[:half])),
-        'compiled_by_first': compiled[0],
-        'compiled_by_others': compiled[-1] - compiled[0],
-        'compiled_by_second_half': compiled[-1] - compiled[half - 1],
-      }
-    )
-  )
+  return {
+    'kind': kind,
+    'count': count,
+    'most_mappings': max(mappings),
+    'most_mib_above_start': round(max(memory)),
+    'mib_in_second_half': round(max(memory[half:]) - max(memory[:half])),
+    'compiled_by_first': compiled[0],
+    'compiled_by_others': compiled[-1] - compiled[0],
+  }
+
+
+def main(*arguments: str) -> None:
+  devices.use_all()
+  compilations, start = Compilations(), resident_mib()
+  for kind, count in zip(arguments[::2], arguments[1::2], strict=True):
+    print(json.dumps(figures_of(kind, int(count), start, compilations)), flush=True)
 
 
 if __name__ == '__main__':
-  main(sys.argv[1], int(sys.argv[2]))
+  main(*sys.argv[1:])
