@@ -55,7 +55,7 @@ def sizes(count: int) -> Iterator[None]:
 def qualities(count: int) -> Iterator[None]:
   """From 1 to 100, in no order."""
   for quality in np.random.default_rng(0).permutation(np.linspace(1, 100, count)):
-    _encoded(PHOTOGRAPH[:128, :192], float(quality))
+    _encoded(PHOTOGRAPH[:96, :128], float(quality))
     yield
 
 
