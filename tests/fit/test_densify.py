@@ -283,6 +283,24 @@ def fitted_in(rows, monkeypatch):
   return driver.run(stage, hooks), seen
 
 
+def test_where_rows_are_full_there_are_more():
+  residual = rasterize(one(30.5, 20.5, 1.5, 1.5), HEIGHT, WIDTH)
+  before = state_of(jax.tree.map(np.asarray, one(10, 10, 2, 2)))
+  shown = rasterize(before.params, HEIGHT, WIDTH)
+  target = layout.padded_image(np.clip(shown + residual + 0.3, 0, 1))
+  terms = densify.Terms(1, 1, 1e3, densify.MIN_GAIN, most_beyond=64, price=0.1)
+  after = densify.place(before, target, terms)
+  rows = tiles.round_gaussians(2)
+  assert after.params.num_gaussians == rows > 1
+  assert 1 < np.sum(np.any(after.params.color != 0, axis=-1)) <= 65
+  np.testing.assert_array_equal(after.params.mean_xy[0], before.params.mean_xy[0])
+  moments = [leaf for leaf in jax.tree.leaves(after.optimizer) if leaf.ndim]
+  assert moments and all(
+    len(m) == rows and np.all(m[0] == 1) and not np.any(m[1:]) for m in moments
+  )
+
+
+@pytest.mark.slow
 def test_a_fit_that_outgrows_its_rows_goes_on_in_more(monkeypatch):
   gaussians, rows = fitted_in(128, monkeypatch)
   assert rows[0] == 128 < rows[-1] and gaussians.num_gaussians > 128

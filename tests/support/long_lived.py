@@ -44,10 +44,10 @@ def renderings(count: int) -> Iterator[None]:
 
 
 def sizes(count: int) -> Iterator[None]:
-  """17 to 127 px by 17 to 190 px, in no order."""
+  """17 to 128 px by 17 to 140 px, in no order."""
   rng = np.random.default_rng(0)
   for _ in range(count):
-    height, width = rng.integers(17, [128, 191])
+    height, width = rng.integers(17, [129, 141])
     _encoded(PHOTOGRAPH[:height, :width], 50)
     yield
 
